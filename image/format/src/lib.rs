@@ -1,0 +1,14 @@
+//! The bytes of a seed, written and read: digests, store paths, NAR archives, layers and the index.
+//!
+//! This crate is pure: it works on byte slices and on [`std::io::Read`]/[`std::io::Write`], holds no
+//! policy and opens no file or socket. Everything that it reads may come from an adversary, so every
+//! reader has explicit limits and answers malformed input with an error.
+
+#![forbid(unsafe_code)]
+
+pub mod digest;
+pub mod json;
+pub mod store_path;
+
+pub use digest::{Digest, DigestReader, DigestWriter};
+pub use store_path::StorePath;
