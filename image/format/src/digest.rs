@@ -63,9 +63,7 @@ impl FromStr for Digest {
     type Err = DigestError;
 
     fn from_str(text: &str) -> Result<Self, DigestError> {
-        let hex = text
-            .strip_prefix("sha256:")
-            .ok_or_else(|| DigestError::Algorithm(excerpt(text)))?;
+        let hex = text.strip_prefix("sha256:").ok_or_else(|| DigestError::Algorithm(excerpt(text)))?;
         let mut bytes = [0; 32];
         if hex.len() != 64 || HEXLOWER.decode_mut(hex.as_bytes(), &mut bytes).is_err() {
             return Err(DigestError::Hex(excerpt(text)));
@@ -173,7 +171,9 @@ mod tests {
 
     #[test]
     fn refuses_other_texts() {
-        for text in ["", "sha256", "sha256:", "sha512:00", &EMPTY[..70], &EMPTY.to_uppercase(), &format!("{EMPTY}0")] {
+        for text in
+            ["", "sha256", "sha256:", "sha512:00", &EMPTY[..70], &EMPTY.to_uppercase(), &format!("{EMPTY}0")]
+        {
             assert!(text.parse::<Digest>().is_err(), "{text:?}");
         }
     }

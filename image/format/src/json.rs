@@ -111,13 +111,17 @@ mod tests {
 
     #[test]
     fn reads_what_is_well_formed() {
-        let value: serde_json::Value = from_slice(br#" {"a":[1,-2,2.5,null,true,"x",{}],"b":{"a":1}} "#, 100).unwrap();
+        let value: serde_json::Value =
+            from_slice(br#" {"a":[1,-2,2.5,null,true,"x",{}],"b":{"a":1}} "#, 100).unwrap();
         assert_eq!(value["b"]["a"], 1);
     }
 
     #[test]
     fn refuses_what_is_too_long_too_deep_or_trailed() {
-        assert!(matches!(from_slice::<serde_json::Value>(b"[1,2]", 4), Err(JsonError::TooLong { len: 5, limit: 4 })));
+        assert!(matches!(
+            from_slice::<serde_json::Value>(b"[1,2]", 4),
+            Err(JsonError::TooLong { len: 5, limit: 4 })
+        ));
         let deep = "[".repeat(100_000);
         assert!(from_slice::<serde_json::Value>(deep.as_bytes(), 1 << 20).is_err());
         assert!(from_slice::<serde_json::Value>(b"{} {}", 100).is_err());

@@ -7,8 +7,10 @@
 #![forbid(unsafe_code)]
 
 pub mod digest;
+pub mod entry;
 pub mod json;
 pub mod store_path;
 
 pub use digest::{Digest, DigestReader, DigestWriter};
+pub use entry::{Chunk, Entry, Kind, LayerEntry};
 pub use store_path::StorePath;

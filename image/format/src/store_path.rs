@@ -32,7 +32,9 @@ pub enum StorePathError {
     #[error("{0:?} is not a store path: its name must begin with 32 base-32 digits and a dash")]
     Hash(String),
     /// The name is empty, too long, or has a character that Nix does not allow.
-    #[error("{0:?} is not a store path: its name must have 1 to {MAX_NAME_LEN} of the characters A-Z a-z 0-9 + - . _ ? =")]
+    #[error(
+        "{0:?} is not a store path: its name must have 1 to {MAX_NAME_LEN} of the characters A-Z a-z 0-9 + - . _ ? ="
+    )]
     Name(String),
 }
 
@@ -168,7 +170,14 @@ mod tests {
         for base in ["", "abc", &BASE[..32], &BASE[..33], "00bgd045z0d4icpbc2yyz4gx48ak44le-x", &long] {
             assert!(StorePath::from_base_name(base).is_err(), "{base:?}");
         }
-        for text in [BASE, "/nix/store", "/nix/store/", "/nix/storex/", &format!("/nix/store/{BASE}/bin"), "/gnu/store/x"] {
+        for text in [
+            BASE,
+            "/nix/store",
+            "/nix/store/",
+            "/nix/storex/",
+            &format!("/nix/store/{BASE}/bin"),
+            "/gnu/store/x",
+        ] {
             assert!(text.parse::<StorePath>().is_err(), "{text:?}");
         }
         for name in ["a b", "a/b", "ä", "a\n"] {
