@@ -9,7 +9,9 @@
 pub mod digest;
 pub mod entry;
 pub mod json;
+pub mod nar;
 pub mod store_path;
+pub mod tar;
 
 pub use digest::{Digest, DigestReader, DigestWriter};
 pub use entry::{Chunk, Entry, Kind, LayerEntry};
