@@ -1,1 +1,5 @@
+//! Time-to-build of a seed beside its peers, on a shaped link.
+
+mod link;
+
 fn main() {}
