@@ -51,7 +51,7 @@ impl SourceUri {
     /// Reads what `git remote get-url`, a flake reference or a person gives.
     pub fn normalise(text: &str) -> Result<Self, SourceError> {
         let shown = || without_credentials(text);
-        if text.len() > MAX_LEN || text.chars().any(|c| c.is_control() || c == ' ') {
+        if text.len() > MAX_LEN || text.chars().any(|c| c.is_control() || matches!(c, ' ' | '\\')) {
             return Err(SourceError::Syntax(shown()));
         }
         if text.starts_with('/') {
@@ -86,7 +86,7 @@ impl SourceUri {
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
         let web = match url.scheme() {
             "file" => return Ok(Self(format!("git+file://{path}"))),
-            _ if host.is_empty() => return Err(SourceError::Syntax(shown())),
+            _ if !plain_host(&host) => return Err(SourceError::Syntax(shown())),
             scheme @ ("https" | "http") => format!("git+{scheme}://{host}{port}{path}"),
             // Forges serve the same repositories to the user `git` and to browsers.
             "ssh" if matches!(url.username(), "git" | "") && matches!(url.port(), None | Some(22)) => {
@@ -113,6 +113,12 @@ impl SourceUri {
     pub fn project(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
+}
+
+/// The host of an `ssh` or `git` URL is whatever stands there; as that of a web URL it would be decoded and
+/// mapped, so only a host that stays what it is has one spelling.
+fn plain_host(host: &str) -> bool {
+    !host.is_empty() && host.bytes().all(|c| c.is_ascii_alphanumeric() || b"-._:[]".contains(&c))
 }
 
 /// What a message may show: tokens in URLs must not reach a log.
