@@ -84,24 +84,24 @@ impl SourceUri {
         }
         let host = url.host_str().unwrap_or_default().to_ascii_lowercase();
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-        let web = match url.scheme() {
-            "file" => return Ok(Self(format!("git+file://{path}"))),
+        let normalised = match url.scheme() {
+            "file" => format!("git+file://{path}"),
             _ if !plain_host(&host) => return Err(SourceError::Syntax(shown())),
             scheme @ ("https" | "http") => format!("git+{scheme}://{host}{port}{path}"),
-            // Forges serve the same repositories to the user `git` and to browsers.
+            // Forges serve the same repositories to the user `git` and to browsers. Parsed once more: a web
+            // URL has its own spelling of hosts, `0` is `0.0.0.0`.
             "ssh" if matches!(url.username(), "git" | "") && matches!(url.port(), None | Some(22)) => {
-                format!("git+https://{host}{path}")
+                return Self::from_url(&format!("https://{host}{path}"));
             }
-            "ssh" => {
-                let user =
-                    if url.username().is_empty() { String::new() } else { format!("{}@", url.username()) };
-                format!("git+ssh://{user}{host}{port}{path}")
+            "git" if matches!(url.port(), None | Some(9418)) => {
+                return Self::from_url(&format!("https://{host}{path}"));
             }
-            "git" if matches!(url.port(), None | Some(9418)) => format!("git+https://{host}{path}"),
+            "ssh" if url.username().is_empty() => format!("git+ssh://{host}{port}{path}"),
+            "ssh" => format!("git+ssh://{}@{host}{port}{path}", url.username()),
             "git" => format!("git+git://{host}{port}{path}"),
             scheme => return Err(SourceError::Scheme { uri: shown(), scheme: scheme.to_owned() }),
         };
-        Ok(Self(web))
+        Ok(Self(normalised))
     }
 
     /// The normalised text.
@@ -115,8 +115,8 @@ impl SourceUri {
     }
 }
 
-/// The host of an `ssh` or `git` URL is whatever stands there; as that of a web URL it would be decoded and
-/// mapped, so only a host that stays what it is has one spelling.
+/// The host of an `ssh` or `git` URL is whatever stands there, and may be anything: what no host has is
+/// refused.
 fn plain_host(host: &str) -> bool {
     !host.is_empty() && host.bytes().all(|c| c.is_ascii_alphanumeric() || b"-._:[]".contains(&c))
 }
