@@ -1,0 +1,4 @@
+//! An OCI registry.
+pub mod credentials;
+pub mod hosts;
+pub mod http;

@@ -1,0 +1,4 @@
+//! Mirrors.
+/// What is wrong in a hosts file.
+#[derive(Debug, thiserror::Error)]
+pub enum HostsError {}
