@@ -8,6 +8,8 @@
 
 pub mod digest;
 pub mod entry;
+pub mod erofs;
+pub mod index;
 pub mod json;
 pub mod nar;
 pub mod store_path;

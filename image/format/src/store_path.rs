@@ -41,6 +41,12 @@ pub enum StorePathError {
 impl StorePath {
     /// Parses `<hash part>-<name>`, without a directory.
     pub fn from_base_name(base: &str) -> Result<Self, StorePathError> {
+        Self::check_base_name(base)?;
+        Ok(Self { base: base.to_owned() })
+    }
+
+    /// Whether [`Self::from_base_name`] takes `base`.
+    pub fn check_base_name(base: &str) -> Result<(), StorePathError> {
         let shown = || base.chars().take(256).collect::<String>();
         let (hash, rest) = base.split_at_checked(32).ok_or_else(|| StorePathError::Hash(shown()))?;
         if !hash.bytes().all(|c| ALPHABET.contains(&c)) {
@@ -51,7 +57,7 @@ impl StorePath {
         if name.is_empty() || name.len() > MAX_NAME_LEN || !name.bytes().all(allowed) {
             return Err(StorePathError::Name(shown()));
         }
-        Ok(Self { base: base.to_owned() })
+        Ok(())
     }
 
     /// `<hash part>-<name>`: the name of the path's entry in `/nix/store`.
