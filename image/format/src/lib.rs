@@ -6,14 +6,17 @@
 
 #![forbid(unsafe_code)]
 
+pub mod assign;
 pub mod digest;
 pub mod entry;
 pub mod erofs;
 pub mod index;
 pub mod json;
+pub mod layer;
 pub mod nar;
 pub mod store_path;
 pub mod tar;
+pub mod toc;
 
 pub use digest::{Digest, DigestReader, DigestWriter};
 pub use entry::{Chunk, Entry, Kind, LayerEntry};

@@ -6,7 +6,7 @@
 mod header;
 mod reader;
 
-pub use header::{BLOCK, END, header, padding};
+pub use header::{BLOCK, END, MODIFICATION_TIME, header, padding};
 pub use reader::{Limits, Member, MemberKind, Reader, TarError};
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ const PREFIX: std::ops::Range<usize> = 345..500;
 
 /// Zeros that follow `size` bytes of contents, up to the next block.
 pub fn padding(size: u64) -> usize {
-    (size.wrapping_neg() % BLOCK as u64) as usize
+    usize::try_from(size.wrapping_neg() % BLOCK as u64).expect("less than a block")
 }
 
 /// Appends the header blocks of `entry` to `out`: PAX records if it needs them, and the ustar header.
