@@ -1,0 +1,81 @@
+//! A read that waits for chunks, and its answer.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::FetchError;
+use super::map::ChunkId;
+use crate::store::{Chunk, Verified};
+
+/// Is called once, from any thread, with all the chunks in order or with the first error.
+pub type Done = Box<dyn FnOnce(Result<Vec<Verified<Chunk>>, FetchError>) + Send>;
+
+/// One read of consecutive chunks, some of which are not here yet.
+pub(super) struct Waiter {
+    pub(super) first: ChunkId,
+    pub(super) deadline: Instant,
+    pub(super) since: Instant,
+    hedged: AtomicBool,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    slots: Vec<Option<Verified<Chunk>>>,
+    missing: usize,
+    done: Option<Done>,
+}
+
+impl Waiter {
+    /// `slots` has a chunk for each id from `first` on, or `None` where it is missing.
+    pub(super) fn new(
+        first: ChunkId,
+        slots: Vec<Option<Verified<Chunk>>>,
+        deadline: Instant,
+        done: Done,
+    ) -> Self {
+        let missing = slots.iter().filter(|slot| slot.is_none()).count();
+        let inner = Mutex::new(Inner { slots, missing, done: Some(done) });
+        Self { first, deadline, since: Instant::now(), hedged: AtomicBool::new(false), inner }
+    }
+
+    /// The ids that are missing now.
+    pub(super) fn missing(&self) -> Vec<ChunkId> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = (self.first..).zip(&inner.slots);
+        slots.filter(|(_, slot)| slot.is_none()).map(|(id, _)| id).collect()
+    }
+
+    /// Gives a chunk; answers the read if it was the last one. Says whether it did.
+    pub(super) fn give(&self, id: ChunkId, chunk: &Verified<Chunk>) -> bool {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(slot) = inner.slots.get_mut((id - self.first) as usize) else { return false };
+        if slot.is_none() {
+            *slot = Some(chunk.clone());
+            inner.missing -= 1;
+        }
+        if inner.missing > 0 {
+            return false;
+        }
+        let Some(done) = inner.done.take() else { return false };
+        let chunks = std::mem::take(&mut inner.slots).into_iter().flatten().collect();
+        drop(inner);
+        done(Ok(chunks));
+        true
+    }
+
+    /// Answers the read with an error, unless it was answered. Says whether it did.
+    pub(super) fn fail(&self, error: FetchError) -> bool {
+        let done = self.inner.lock().unwrap_or_else(PoisonError::into_inner).done.take();
+        done.map(|done| done(Err(error))).is_some()
+    }
+
+    /// Whether the read has waited so long that its chunks should be asked for a second time. Says so once.
+    pub(super) fn hedge_due(&self, now: Instant, after: Duration) -> bool {
+        now.saturating_duration_since(self.since) >= after && !self.hedged.swap(true, Ordering::Relaxed)
+    }
+
+    pub(super) fn answered(&self) -> bool {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).done.is_none()
+    }
+}
