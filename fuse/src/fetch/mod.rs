@@ -213,11 +213,14 @@ impl Fetcher {
         receive.recv().unwrap_or(Err(FetchError::Stopped))
     }
 
-    /// Gets chunks only if all are in memory or on disk.
-    pub fn get_cached(&self, ids: Range<ChunkId>) -> Option<Vec<Verified<Chunk>>> {
+    /// Gets chunks only if each is in memory, or on disk and not longer than `load` bytes.
+    pub fn get_cached(&self, ids: Range<ChunkId>, load: u32) -> Option<Vec<Verified<Chunk>>> {
         ids.map(|id| {
             let place = self.shared.map.chunk(id)?;
-            self.shared.store.get(&place.digest, place.len)
+            match self.shared.store.recall(&place.digest, place.len) {
+                None if place.len <= load => self.shared.store.get(&place.digest, place.len),
+                recalled => recalled,
+            }
         })
         .collect()
     }

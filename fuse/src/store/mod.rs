@@ -167,9 +167,7 @@ impl ChunkStore {
     /// Finds a chunk of `len` bytes, in memory or on disk. What is on disk is hashed; if it is wrong it is
     /// forgotten, and the answer is `None`.
     pub fn get(&self, digest: &Digest, len: u32) -> Option<Verified<Chunk>> {
-        let remembered = lock(&self.memory).get(digest);
-        if let Some(chunk) = remembered.filter(|chunk| chunk.bytes().len() == len as usize) {
-            add(&self.counters.memory_hits, 1);
+        if let Some(chunk) = self.recall(digest, len) {
             return Some(chunk);
         }
         let (location, segment) = {
@@ -193,6 +191,13 @@ impl ChunkStore {
                 None
             }
         }
+    }
+
+    /// Finds a chunk in memory.
+    pub fn recall(&self, digest: &Digest, len: u32) -> Option<Verified<Chunk>> {
+        let chunk = lock(&self.memory).get(digest).filter(|chunk| chunk.bytes().len() == len as usize)?;
+        add(&self.counters.memory_hits, 1);
+        Some(chunk)
     }
 
     /// Whether a chunk seems to be on disk. Only [`get`](Self::get) knows.
