@@ -3,8 +3,15 @@
 //! - [`source`]: where ranges of layer blobs come from.
 //! - [`store`]: the chunk cache, and the only maker of bytes that may be served.
 //! - [`fetch`]: which ranges are fetched, and when.
+//! - [`tree`]: the file system, without a kernel.
+//! - `kernel`: the tree as the FUSE protocol wants it.
+//! - [`mount`]: from a seed's digest to a mounted directory, and back.
 
 pub mod fetch;
+pub mod index;
+mod kernel;
+pub mod mount;
 pub mod source;
 pub mod stats;
 pub mod store;
+pub mod tree;

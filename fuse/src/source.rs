@@ -2,9 +2,11 @@
 
 use std::error::Error;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 use seed_format::Digest;
+use seed_image::transport::Transport;
 
 /// Gives ranges of layer blobs. What it gives is not trusted: each chunk is verified afterwards.
 pub trait BlobSource: Send + Sync {
@@ -41,4 +43,25 @@ pub enum SourceError {
         /// Bytes that came.
         got: u64,
     },
+}
+
+/// The blobs of one image, wherever it is kept. Retries and mirrors are the transport's.
+#[derive(Debug, Clone)]
+pub struct TransportSource(pub Arc<dyn Transport>);
+
+impl BlobSource for TransportSource {
+    fn read(&self, layer: &Digest, range: Range<u64>, deadline: Instant) -> Result<Vec<u8>, SourceError> {
+        self.0.read_range(layer, range, deadline).map_err(|error| SourceError::Transport(Box::new(error)))
+    }
+
+    fn read_elsewhere(
+        &self,
+        layer: &Digest,
+        range: Range<u64>,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, SourceError> {
+        let elsewhere = self.0.distrust(layer);
+        tracing::info!(%layer, elsewhere, "asking again for bytes that were wrong");
+        self.read(layer, range, deadline)
+    }
 }

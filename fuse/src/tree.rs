@@ -125,7 +125,8 @@ impl Tree {
     /// The tree below `subtree`, a path from the image's root without a leading slash; empty for all of it.
     pub fn new(index: Arc<SeedIndex>, fetcher: Arc<Fetcher>, subtree: &[u8]) -> Result<Self, TreeError> {
         let root = index.resolve(subtree)?.filter(|inode| inode.kind == FileType::Directory);
-        let root = root.ok_or_else(|| TreeError::NoSubtree(String::from_utf8_lossy(subtree).into_owned()))?.nid;
+        let root =
+            root.ok_or_else(|| TreeError::NoSubtree(String::from_utf8_lossy(subtree).into_owned()))?.nid;
         Ok(Self { index, fetcher, root })
     }
 
@@ -170,7 +171,7 @@ impl Tree {
             Ok(ListedEntry { name, ino: self.ino(nid), kind: FileType::Directory, next: at + 1 })
         });
         let entries = self.index.read_dir(&directory, cursor.saturating_sub(DOTS)).map(|entry| {
-            let entry = entry?;
+            let entry = entry.map_err(IndexError::from)?;
             let next = entry.next.saturating_add(DOTS);
             Ok(ListedEntry { name: entry.name, ino: self.ino(entry.nid), kind: entry.file_type, next })
         });

@@ -1,1 +1,3 @@
+//! Mounts a seed, as `mount(8)` wants it.
+
 fn main() {}

@@ -123,7 +123,11 @@ impl Sweep {
         while self.budget > 0 && (self.above < self.range.end || self.below > self.range.start) {
             let down = self.below > self.range.start && (self.next_below || self.above >= self.range.end);
             self.next_below = !self.next_below;
-            let found = if down { self.span_below(map, target, wanted) } else { self.span_above(map, target, wanted) };
+            let found = if down {
+                self.span_below(map, target, wanted)
+            } else {
+                self.span_above(map, target, wanted)
+            };
             if let Some(span) = found {
                 self.budget = self.budget.saturating_sub(span.bytes());
                 return Some(span);
@@ -238,7 +242,8 @@ mod tests {
     fn nearest_first() {
         let map = Rows { sizes: vec![10; 9], gap: 0, per_layer: 9 };
         let mut sweep = Sweep::around(4, 0..9, u64::MAX);
-        let ids: Vec<_> = std::iter::from_fn(|| sweep.next(&map, 20, |_| true)).map(|span| span.ids).collect();
+        let ids: Vec<_> =
+            std::iter::from_fn(|| sweep.next(&map, 20, |_| true)).map(|span| span.ids).collect();
         assert_eq!(ids, [vec![4, 5], vec![2, 3], vec![6, 7], vec![0, 1], vec![8]]);
     }
 
@@ -256,8 +261,9 @@ mod tests {
     fn lists_keep_their_order_and_coalesce() {
         let map = Rows { sizes: vec![10; 100], gap: MAX_GAP, per_layer: 100 };
         let mut list = VecDeque::from([50, 51, 53, 7, 6, 50]);
-        let ids: Vec<_> =
-            std::iter::from_fn(|| from_list(&map, &mut list, 1 << 20, |id| id != 53)).map(|span| span.ids).collect();
+        let ids: Vec<_> = std::iter::from_fn(|| from_list(&map, &mut list, 1 << 20, |id| id != 53))
+            .map(|span| span.ids)
+            .collect();
         assert_eq!(ids, [vec![50, 51], vec![6, 7], vec![50]]);
     }
 

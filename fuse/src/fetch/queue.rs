@@ -187,10 +187,11 @@ impl Queue {
             return Next::Wait(None);
         }
         let room = self.ahead_bytes < AHEAD_BYTES;
-        if room && self.active_ahead < (config.connections * 3 / 4).max(1) {
-            if let Some(span) = self.next_ahead(map, store) {
-                return Next::Job(self.start(Job { class: Class::Ahead, span }));
-            }
+        if room
+            && self.active_ahead < (config.connections * 3 / 4).max(1)
+            && let Some(span) = self.next_ahead(map, store)
+        {
+            return Next::Job(self.start(Job { class: Class::Ahead, span }));
         }
         if self.fill.is_none() || self.active_ahead > 0 || self.has_ahead() {
             return Next::Wait(None);
@@ -264,8 +265,10 @@ impl Queue {
             return span;
         }
         let mut sweeps = std::mem::take(&mut self.sweeps);
-        let span =
-            sweeps.iter_mut().rev().find_map(|sweep| sweep.next(map, target, |id| self.wanted(map, store, id)));
+        let span = sweeps
+            .iter_mut()
+            .rev()
+            .find_map(|sweep| sweep.next(map, target, |id| self.wanted(map, store, id)));
         self.sweeps = sweeps;
         if span.is_some() {
             return span;
@@ -333,7 +336,8 @@ impl Queue {
 /// From the first byte of the first chunk to the last byte of the last, and their sum where they lie in
 /// several layers.
 fn compressed_size(map: &dyn ChunkMap, range: &std::ops::Range<ChunkId>) -> u64 {
-    let (Some(first), Some(last)) = (map.chunk(range.start), range.end.checked_sub(1).and_then(|id| map.chunk(id)))
+    let (Some(first), Some(last)) =
+        (map.chunk(range.start), range.end.checked_sub(1).and_then(|id| map.chunk(id)))
     else {
         return 0;
     };

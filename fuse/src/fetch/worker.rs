@@ -64,12 +64,7 @@ fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name).stack_size(STACK).spawn(run).map(drop)
 }
 
-fn connection(
-    shared: &Shared,
-    demand: &Sender<Fetched>,
-    ahead: &Sender<Fetched>,
-    fill: &Sender<Fetched>,
-) {
+fn connection(shared: &Shared, demand: &Sender<Fetched>, ahead: &Sender<Fetched>, fill: &Sender<Fetched>) {
     while let Some(job) = next_job(shared) {
         let answer = ask(shared, &job);
         let decoders = match job.class {
@@ -89,9 +84,7 @@ fn next_job(shared: &Shared) -> Option<Job> {
         queue = match queue.next(&*shared.map, &shared.store, &shared.config) {
             Next::Job(job) => return Some(job),
             Next::Stop => return None,
-            Next::Wait(None) => {
-                shared.work.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner)
-            }
+            Next::Wait(None) => shared.work.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner),
             Next::Wait(Some(until)) => {
                 let time = until.saturating_duration_since(Instant::now());
                 let woken = shared.work.wait_timeout(queue, time);
@@ -188,9 +181,9 @@ fn admit_all(shared: &Shared, job: &Job, bytes: &[u8], between: &dyn Fn()) {
     while places.peek().is_some() {
         let mut batch = Vec::new();
         let mut buffer = Vec::new();
-        while let Some((id, place)) = places.next_if(|(_, place)| {
-            batch.is_empty() || buffer.len() + place.len as usize <= limit
-        }) {
+        while let Some((id, place)) =
+            places.next_if(|(_, place)| batch.is_empty() || buffer.len() + place.len as usize <= limit)
+        {
             let start = buffer.len();
             let frame = frame_of(job, &place, bytes);
             let inflated = match (&mut decompressor, frame) {

@@ -390,7 +390,8 @@ impl Writer {
 pub fn collect_garbage(directory: &Path, limit: u64) -> io::Result<GcReport> {
     let mut segments = segment::list(directory)?;
     segments.sort_by(|a, b| (a.used, &a.name).cmp(&(b.used, &b.name)));
-    let mut report = GcReport { left: segments.iter().map(|segment| segment.size).sum(), ..Default::default() };
+    let mut report =
+        GcReport { left: segments.iter().map(|segment| segment.size).sum(), ..Default::default() };
     for Listed { name, size, .. } in segments {
         if report.left <= limit {
             break;

@@ -1,0 +1,348 @@
+//! A mount with a process of its own, which outlives the command that made it.
+//!
+//! The command runs its own program again with a hidden argument. The new process reads a [`Request`] from
+//! its standard input, mounts, writes one line of JSON to its standard output, and from then on has no more
+//! to do with what it inherited: standard input and output are `/dev/null`, standard error is its log.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::num::NonZeroU64;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use seed_format::{Digest, json};
+use seed_image::reference::Reference;
+use seed_image::transport::{self, TransportOptions};
+use serde::{Deserialize, Serialize};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::runtime::{self, MountState, answer_status, namespace, prepare, start_time, write_state};
+use super::server::mount_as;
+use super::{MountError, OpenOptions as SeedOptions, SeedFs, open_seed, overlay, unmount_lazily};
+use crate::fetch;
+use crate::tree::{ROOT, TreeError};
+
+/// Largest request and answer, in bytes.
+const MAX_JSON: usize = 1 << 20;
+/// Where Nix's database is in an image, and how it is called where it is installed.
+const DATABASE: [&[u8]; 5] = [b"nix", b"var", b"nix", b"db", b"db.sqlite"];
+
+/// What a server process shall mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Where the seed is: a [`Reference`].
+    pub reference: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// The directory to mount at.
+    pub directory: PathBuf,
+    /// What of the image to mount: `nix/store`, `nix`, or nothing for all.
+    pub subtree: String,
+    /// A directory for changes, on a file system that overlayfs can write to: then the mount is writable.
+    pub writable: Option<PathBuf>,
+    /// A directory that Nix's database of the seed is copied to, unless there is one.
+    pub database: Option<PathBuf>,
+    /// Where the state of mounts is kept.
+    pub runtime: PathBuf,
+    /// The cache; `None` to keep chunks in memory only.
+    pub cache: Option<PathBuf>,
+    /// Bytes that the cache may take on disk.
+    pub cache_limit: u64,
+    /// Connections to the registry.
+    pub connections: usize,
+    /// Longest time that a read may take.
+    pub read_deadline: Duration,
+    /// Whether what is around a missed chunk is fetched ahead.
+    pub neighbours: bool,
+    /// Whether all is fetched when the link is idle.
+    pub fill: bool,
+    /// Most bytes per second that this takes.
+    pub fill_rate: Option<NonZeroU64>,
+    /// Registries that are spoken to in plain HTTP.
+    pub insecure_hosts: Vec<String>,
+}
+
+impl Request {
+    /// A request with everything else as it is by default.
+    pub fn new(reference: &Reference, digest: Digest, directory: &Path, subtree: &str) -> Self {
+        let fetch::Config { connections, read_deadline, neighbours, fill, fill_rate, .. } =
+            Default::default();
+        Self {
+            reference: reference.to_string(),
+            digest,
+            directory: directory.to_owned(),
+            subtree: subtree.to_owned(),
+            writable: None,
+            database: None,
+            runtime: runtime::runtime_directory(),
+            cache: None,
+            cache_limit: SeedOptions::default().cache_limit,
+            connections,
+            read_deadline,
+            neighbours,
+            fill,
+            fill_rate,
+            insecure_hosts: Vec::new(),
+        }
+    }
+}
+
+/// A mount that is ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// Its state.
+    pub state: MountState,
+    /// Time that the server took from its start.
+    pub took: Duration,
+    /// Bytes fetched until then.
+    pub bytes_fetched: u64,
+}
+
+/// What the server process says on its standard output.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    Ready(Box<Ready>),
+    Failed { message: String, integrity: bool },
+}
+
+/// Runs `program` with `arguments`, which must lead to [`run_detached`], and waits until its mount is ready.
+pub fn start_detached(program: &Path, arguments: &[&OsStr], request: &Request) -> Result<Ready, MountError> {
+    prepare(&request.runtime)?;
+    let log = request.runtime.join(format!("{}.log", new_id(&request.digest)));
+    let mut open = OpenOptions::new();
+    let log_file = open.create(true).append(true).mode(0o600).open(&log);
+    let log_file = log_file.map_err(|source| MountError::Runtime { path: log.clone(), source })?;
+    let mut child = Command::new(program)
+        .args(arguments)
+        .env("NIX_SEED_LOG_FILE", &log)
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(log_file)
+        .spawn()
+        .map_err(MountError::Spawn)?;
+    let text = serde_json::to_vec(request).map_err(|error| MountError::Spawn(error.into()))?;
+    let sent = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(&text));
+    let mut line = Vec::new();
+    let answered = child
+        .stdout
+        .take()
+        .map_or(Ok(0), |stdout| BufReader::new(stdout).take(MAX_JSON as u64).read_until(b'\n', &mut line));
+    let answer = sent.and(answered).ok().and_then(|_| json::from_slice(&line, MAX_JSON).ok());
+    match answer {
+        Some(Answer::Ready(ready)) => Ok(*ready),
+        Some(Answer::Failed { message, integrity }) => {
+            let _ = child.wait();
+            let _ = fs::remove_file(&log);
+            Err(MountError::Remote { message, integrity })
+        }
+        None => {
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(MountError::Died { log })
+        }
+    }
+}
+
+/// The server process: mounts what its standard input says, and serves it until it is unmounted.
+///
+/// Whoever calls this has set up logging to standard error. Errors before the mount is ready are told to the
+/// command, later ones to the log; the result says whether all went well.
+pub fn run_detached() -> Result<(), MountError> {
+    let begin = SystemTime::now();
+    bound_allocator();
+    // Not with the command's terminal any more. Fails only for a process that leads a session already.
+    let _ = rustix::process::setsid();
+    let mut text = Vec::new();
+    let read = io::stdin().take(MAX_JSON as u64 + 1).read_to_end(&mut text);
+    let request = read.and_then(|_| json::from_slice(&text, MAX_JSON).map_err(io::Error::other));
+    let mounted = request.map_err(MountError::Spawn).and_then(|request: Request| Mount::make(&request));
+    let answer = match &mounted {
+        Ok(mount) => Answer::Ready(Box::new(Ready {
+            state: mount.state.clone(),
+            took: begin.elapsed().unwrap_or_default(),
+            bytes_fetched: mount.fs.stats().bytes_fetched,
+        })),
+        Err(error) => Answer::Failed { message: chain(error), integrity: error.is_integrity() },
+    };
+    tell(&answer).map_err(MountError::Spawn)?;
+    mounted?.serve()
+}
+
+/// Writes the answer, and lets go of the command's pipes.
+fn tell(answer: &Answer) -> io::Result<()> {
+    let mut line = serde_json::to_vec(answer)?;
+    line.push(b'\n');
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(&line)?;
+    stdout.flush()?;
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    Ok(())
+}
+
+struct Mount {
+    runtime: PathBuf,
+    state: MountState,
+    fs: Arc<SeedFs>,
+    mounted: super::Mounted,
+}
+
+impl Mount {
+    fn make(request: &Request) -> Result<Self, MountError> {
+        let failed = |source| MountError::Directory { directory: request.directory.clone(), source };
+        let directory = request.directory.canonicalize().map_err(failed)?;
+        let fs = open(request)?;
+        if let Some(database) = &request.database {
+            install_database(&fs, database)?;
+        }
+        let pid = i32::try_from(std::process::id()).unwrap_or_default();
+        let log = std::env::var_os("NIX_SEED_LOG_FILE").map(PathBuf::from).unwrap_or_default();
+        let id =
+            log.file_stem().and_then(OsStr::to_str).map_or_else(|| new_id(&request.digest), str::to_owned);
+        let state = MountState {
+            id,
+            digest: request.digest,
+            reference: request.reference.clone(),
+            directory: directory.clone(),
+            subtree: request.subtree.clone(),
+            writable: request.writable.clone(),
+            mode: "fuse".into(),
+            pid,
+            start_time: start_time(pid).unwrap_or_default(),
+            namespace: namespace().unwrap_or_default(),
+            log,
+        };
+        prepare(&request.runtime)?;
+        write_state(&request.runtime, &state)?;
+        let made = Self::make_with_state(request, &state, &fs, &directory);
+        if made.is_err() {
+            runtime::remove(&request.runtime, &state.id);
+        }
+        made
+    }
+
+    fn make_with_state(
+        request: &Request,
+        state: &MountState,
+        fs: &Arc<SeedFs>,
+        directory: &Path,
+    ) -> Result<Self, MountError> {
+        answer_status(&request.runtime, state.clone(), Arc::clone(fs))?;
+        let mounted = mount_as(Arc::clone(fs), directory, request.subtree.as_bytes(), &state.id)?;
+        if let Some(writable) = &request.writable {
+            overlay::lay(directory, writable, &state.id)?;
+        }
+        Ok(Self { runtime: request.runtime.clone(), state: state.clone(), fs: Arc::clone(fs), mounted })
+    }
+
+    fn serve(self) -> Result<(), MountError> {
+        let Self { runtime, state, mounted, fs: _fs } = self;
+        let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(MountError::Spawn)?;
+        let (on_signal, signal_runtime) = (state.clone(), runtime.clone());
+        let end = move || {
+            if signals.forever().next().is_some() {
+                let mut mounts = 1 + u32::from(on_signal.writable.is_some());
+                while mounts > 0 && unmount_lazily(&on_signal.directory).is_ok() {
+                    mounts -= 1;
+                }
+                runtime::remove(&signal_runtime, &on_signal.id);
+                // Files that are still open read as broken from now on: the signal asked for it.
+                std::process::exit(0);
+            }
+        };
+        thread::Builder::new().name("signals".into()).spawn(end).map_err(MountError::Thread)?;
+        let served = mounted.wait();
+        runtime::remove(&runtime, &state.id);
+        served
+    }
+}
+
+fn open(request: &Request) -> Result<Arc<SeedFs>, MountError> {
+    let reference: Reference =
+        request.reference.parse().map_err(|error| MountError::Spawn(io::Error::other(error)))?;
+    let insecure_hosts = request.insecure_hosts.clone();
+    let options = TransportOptions { insecure_hosts, ..TransportOptions::from_env() };
+    let transport = transport::open(&reference.location, &options).map_err(super::OpenError::from)?;
+    let options = SeedOptions {
+        cache: request.cache.clone(),
+        cache_limit: request.cache_limit,
+        fetch: fetch::Config {
+            connections: request.connections,
+            read_deadline: request.read_deadline,
+            neighbours: request.neighbours,
+            fill: request.fill,
+            fill_rate: request.fill_rate,
+            ..fetch::Config::default()
+        },
+        ..SeedOptions::default()
+    };
+    Ok(open_seed(transport, &request.digest, &options)?)
+}
+
+/// Copies the seed's database of registered paths to `directory`, unless one is there.
+fn install_database(fs: &SeedFs, directory: &Path) -> Result<(), MountError> {
+    let target = directory.join("db.sqlite");
+    if target.exists() {
+        tracing::info!(database = %target.display(), "there is a database already: it stays");
+        return Ok(());
+    }
+    let tree = fs.tree(b"")?;
+    let mut attr = tree.attr(ROOT)?;
+    for name in DATABASE {
+        let found = tree.lookup(attr.ino, name)?;
+        attr = found.ok_or_else(|| TreeError::NoSubtree("nix/var/nix/db/db.sqlite".into()))?;
+    }
+    let failed = |source| MountError::Runtime { path: target.clone(), source };
+    let unfinished = target.with_extension("tmp");
+    fs::create_dir_all(directory).map_err(failed)?;
+    let mut file = File::create(&unfinished).map_err(failed)?;
+    let mut offset = 0;
+    while offset < attr.size {
+        let data = tree.read_wait(attr.ino, offset, 1 << 20)?;
+        data.with(|bytes| file.write_all(bytes)).map_err(failed)?;
+        offset += data.len() as u64;
+    }
+    fs::rename(&unfinished, &target).map_err(failed)
+}
+
+/// A name that no other mount has: the seed, the process, the time.
+fn new_id(digest: &Digest) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+    format!("seed-{}-{}-{now:x}", &digest.hex()[..12], std::process::id())
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+/// Keeps freed memory from piling up: by default glibc's allocator has eight pools for each processor, and
+/// raises the size from which it returns memory at once to the largest that was ever freed.
+#[cfg(target_env = "gnu")]
+#[allow(unsafe_code)]
+fn bound_allocator() {
+    // SAFETY: mallopt only sets parameters of the allocator; these are documented in mallopt(3).
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 20);
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn bound_allocator() {}

@@ -1,0 +1,120 @@
+//! From a seed's digest to a mounted directory, and back.
+//!
+//! - [`open_seed`] gets the manifest and the index.
+//! - [`mount()`] mounts here; [`mount_fd`] and [`serve`] do the same in two halves, for a mount in another
+//!   mount namespace.
+//! - [`start_detached`] mounts in a process of its own, which [`unmount`] ends.
+//! - [`sweep`] takes away what killed processes left.
+
+mod detached;
+mod device;
+mod open;
+mod overlay;
+mod runtime;
+mod server;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use detached::{Ready, Request, run_detached, start_detached};
+pub use device::{FILE_SYSTEM, mount_fd, raise_read_ahead, unmount_lazily};
+pub use open::{IndexFault, OpenError, OpenOptions, SeedFs, open_seed};
+pub use runtime::{MountState, Status, Swept, mounts, runtime_directory, status, sweep, unmount};
+pub use server::{Mounted, Server, mount, serve};
+
+use crate::tree::TreeError;
+
+/// Why a seed is not mounted, or not unmounted.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The seed cannot be opened.
+    #[error("cannot open the seed")]
+    Open(#[from] OpenError),
+    /// The image has no such directory.
+    #[error("cannot show that part of the image")]
+    Tree(#[from] TreeError),
+    /// The directory cannot be mounted on.
+    #[error("cannot mount at {}", directory.display())]
+    Directory {
+        /// The directory.
+        directory: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A writable overlay cannot be laid over the mount.
+    #[error("cannot lay a writable layer from {} over {}", writable.display(), directory.display())]
+    Overlay {
+        /// The mount.
+        directory: PathBuf,
+        /// Where changes go.
+        writable: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The kernel did not begin the FUSE protocol.
+    #[error("the kernel did not begin the FUSE protocol")]
+    Handshake(#[source] io::Error),
+    /// The FUSE protocol ended with an error.
+    #[error("the FUSE session failed")]
+    Session(#[source] io::Error),
+    /// A thread could not be started.
+    #[error("a thread cannot be started")]
+    Thread(#[source] io::Error),
+    /// The mount cannot be taken away.
+    #[error("cannot unmount {}", directory.display())]
+    Unmount {
+        /// The mount.
+        directory: PathBuf,
+        /// What the system said: `EBUSY` while it is in use.
+        source: io::Error,
+    },
+    /// There is no mount of ours.
+    #[error("{} is not a mounted seed", .0.display())]
+    NotMounted(PathBuf),
+    /// The server did not end in time after its mount was taken away.
+    #[error("the server of {} (process {pid}) goes on", directory.display())]
+    ServerStays {
+        /// The mount.
+        directory: PathBuf,
+        /// Its server.
+        pid: i32,
+    },
+    /// The state of mounts cannot be read or written.
+    #[error("cannot use {}", path.display())]
+    Runtime {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The server process could not be started or spoken to.
+    #[error("the server process cannot be started")]
+    Spawn(#[source] io::Error),
+    /// The server process ended before the mount was ready.
+    #[error("the server process ended before the mount was ready; its log is {}", log.display())]
+    Died {
+        /// The log.
+        log: PathBuf,
+    },
+    /// The server process said why it failed.
+    #[error("{message}")]
+    Remote {
+        /// The whole chain of causes.
+        message: String,
+        /// Whether bytes came that are not those of the seed.
+        integrity: bool,
+    },
+}
+
+impl MountError {
+    /// Whether bytes came that are not those of the seed: exit code 4 of every command.
+    pub fn is_integrity(&self) -> bool {
+        match self {
+            Self::Open(error) => error.is_integrity(),
+            Self::Tree(TreeError::Fetch(error)) => error.is_integrity(),
+            Self::Tree(TreeError::Index(_)) => true,
+            Self::Remote { integrity, .. } => *integrity,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! A writable layer over a read-only mount.
+
+use std::ffi::CString;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::mount::MountFlags;
+
+use super::MountError;
+
+/// Mounts an overlay at `directory`, over what is mounted there, with its changes in `writable/upper`.
+/// `source` is what the mount table shows as the mounted device.
+pub(super) fn lay(directory: &Path, writable: &Path, source: &str) -> Result<(), MountError> {
+    let failed = |source| MountError::Overlay {
+        directory: directory.to_owned(),
+        writable: writable.to_owned(),
+        source,
+    };
+    let writable = writable.canonicalize().map_err(failed)?;
+    let (upper, work) = (writable.join("upper"), writable.join("work"));
+    fs::create_dir_all(&upper).map_err(failed)?;
+    fs::create_dir_all(&work).map_err(failed)?;
+    let mut options = Vec::new();
+    for (key, path) in [("lowerdir", directory), (",upperdir", &upper), (",workdir", &work)] {
+        options.extend_from_slice(key.as_bytes());
+        options.push(b'=');
+        options.extend(escape(path));
+    }
+    if !rustix::process::getuid().is_root() || in_user_namespace() {
+        // Trusted attributes are for root of the initial user namespace only.
+        options.extend_from_slice(b",userxattr");
+    }
+    let options = CString::new(options).map_err(|error| failed(error.into()))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    rustix::mount::mount(source, directory, "overlay", flags, Some(options.as_c_str()))
+        .map_err(|error| failed(error.into()))
+}
+
+/// The kernel splits its options at commas and lower layers at colons, unless a backslash precedes them.
+fn escape(path: &Path) -> Vec<u8> {
+    let mut escaped = Vec::new();
+    for byte in path.as_os_str().as_bytes() {
+        if matches!(byte, b',' | b':' | b'\\') {
+            escaped.push(b'\\');
+        }
+        escaped.push(*byte);
+    }
+    escaped
+}
+
+fn in_user_namespace() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn separators_are_escaped() {
+        assert_eq!(escape(Path::new("/a:b,c\\d e")), b"/a\\:b\\,c\\\\d e");
+    }
+}

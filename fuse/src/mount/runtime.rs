@@ -1,0 +1,361 @@
+//! What is mounted: a directory with a state file and a socket for each mount that has a process of its own.
+//!
+//! A state file is written before its mount is made and removed after it is gone. So whatever is killed when,
+//! each mount of ours has a state file, and [`sweep`] can take away those whose server is dead. A mount is
+//! known as ours by its source in the mount table, which is the state's id; it touches no other.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use seed_format::Digest;
+use seed_format::json;
+use serde::{Deserialize, Serialize};
+
+use super::device::{self, MountLine, mount_table, unmount_lazily};
+use super::{MountError, SeedFs};
+use crate::stats::Stats;
+
+/// Largest state or status that is read, in bytes.
+const MAX_JSON: usize = 64 << 10;
+/// How long a server may take to end after its mount is gone.
+const END_WITHIN: Duration = Duration::from_secs(10);
+/// How long a server may take to answer for its status.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// What is known of one mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountState {
+    /// Name of the state, and the mount's source in the mount table.
+    pub id: String,
+    /// The seed's digest.
+    pub digest: Digest,
+    /// Where the seed was found.
+    pub reference: String,
+    /// Where it is mounted.
+    pub directory: PathBuf,
+    /// What of the image is mounted.
+    pub subtree: String,
+    /// Where changes go, if it is writable.
+    pub writable: Option<PathBuf>,
+    /// How the kernel sees it; `fuse`.
+    pub mode: String,
+    /// The server process.
+    pub pid: i32,
+    /// When the server process started, in clock ticks after boot: tells it from a later one of that number.
+    pub start_time: u64,
+    /// The mount namespace, by its inode number.
+    pub namespace: u64,
+    /// The server's log.
+    pub log: PathBuf,
+}
+
+/// What a server says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The mount.
+    pub state: MountState,
+    /// Its counters.
+    pub stats: Stats,
+    /// Resident memory of the server, in bytes.
+    pub resident: u64,
+}
+
+/// What [`sweep`] did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Swept {
+    /// Mounts of dead servers that were taken away.
+    pub unmounted: Vec<PathBuf>,
+    /// State files of dead servers that were removed.
+    pub states: usize,
+}
+
+/// `/run/nix-seed` for root; `$XDG_RUNTIME_DIR/nix-seed`, or one in the temporary directory, for others.
+pub fn runtime_directory() -> PathBuf {
+    let user = rustix::process::geteuid();
+    if user.is_root() && rustix::process::getuid().is_root() && is_initial_user_namespace() {
+        return PathBuf::from("/run/nix-seed");
+    }
+    match std::env::var_os("XDG_RUNTIME_DIR").filter(|directory| !directory.is_empty()) {
+        Some(directory) => PathBuf::from(directory).join("nix-seed"),
+        None => std::env::temp_dir().join(format!("nix-seed-{}", user.as_raw())),
+    }
+}
+
+/// Root of another user namespace cannot write to `/run`.
+fn is_initial_user_namespace() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().collect::<Vec<_>>() == ["0", "0", "4294967295"]
+}
+
+/// Makes the runtime directory, for its owner only, and refuses one of somebody else.
+pub(super) fn prepare(runtime: &Path) -> Result<(), MountError> {
+    let failed = |source| MountError::Runtime { path: runtime.to_owned(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(runtime).map_err(failed)?;
+    let owner = fs::symlink_metadata(runtime).map_err(failed)?;
+    if owner.uid() != rustix::process::geteuid().as_raw() || !owner.is_dir() {
+        return Err(failed(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to somebody else")));
+    }
+    Ok(())
+}
+
+/// The mounts whose state is in `runtime`, whether their servers live or not.
+pub fn mounts(runtime: &Path) -> Result<Vec<MountState>, MountError> {
+    let entries = match fs::read_dir(runtime) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(MountError::Runtime { path: runtime.to_owned(), source }),
+    };
+    let mut states: Vec<_> = entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .filter(|file| file.extension().is_some_and(|extension| extension == "json"))
+        .filter_map(|file| read_state(&file))
+        .collect();
+    states.sort_by(|a, b| a.directory.cmp(&b.directory).then_with(|| a.id.cmp(&b.id)));
+    Ok(states)
+}
+
+/// Takes away the mounts of servers that were killed, and their states. Called at the start of each command.
+pub fn sweep(runtime: &Path) -> Result<Swept, MountError> {
+    let mut swept = Swept::default();
+    for state in mounts(runtime)? {
+        if is_alive(&state) {
+            continue;
+        }
+        for _ in ours(&state)? {
+            match unmount_lazily(&state.directory) {
+                Ok(()) => swept.unmounted.push(state.directory.clone()),
+                // Somebody else was faster.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                Err(source) => {
+                    return Err(MountError::Unmount { directory: state.directory.clone(), source });
+                }
+            }
+        }
+        if namespace() != Some(state.namespace) && namespace_lives(state.namespace) {
+            // Its mount can only be taken away there.
+            continue;
+        }
+        remove(runtime, &state.id);
+        swept.states += 1;
+    }
+    Ok(swept)
+}
+
+/// The mounts that belong to a state, topmost first: an overlay, and the seed below it. Only those that can
+/// be reached at their directory, with nothing of somebody else on top.
+fn ours(state: &MountState) -> Result<Vec<MountLine>, MountError> {
+    let table = mount_table();
+    let table =
+        table.map_err(|source| MountError::Runtime { path: "/proc/self/mountinfo".into(), source })?;
+    let id = OsString::from(&state.id);
+    let at_directory = table.into_iter().rev().filter(|mount| mount.directory == state.directory);
+    Ok(at_directory.take_while(|mount| mount.source == id).collect())
+}
+
+/// Takes the mount at `directory` away and waits until its server has ended. With `lazy`, even if it is in
+/// use: then the server goes on for those who use it, and this does not wait.
+pub fn unmount(runtime: &Path, directory: &Path, lazy: bool) -> Result<(), MountError> {
+    let wanted = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
+    let state = mounts(runtime)?.into_iter().find(|state| state.directory == wanted);
+    let state = state.ok_or_else(|| MountError::NotMounted(directory.to_owned()))?;
+    let pid = Pid::from_raw(state.pid).filter(|_| is_alive(&state));
+    let server = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    for _ in ours(&state)? {
+        let taken =
+            if lazy { unmount_lazily(&state.directory) } else { device::unmount_idle(&state.directory) };
+        taken.map_err(|source| MountError::Unmount { directory: state.directory.clone(), source })?;
+    }
+    let Some(server) = server else {
+        remove(runtime, &state.id);
+        return Ok(());
+    };
+    if lazy {
+        return Ok(());
+    }
+    let deadline = Instant::now() + END_WITHIN;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = rustix::time::Timespec::try_from(left).ok();
+        let mut fds = [PollFd::new(&server, PollFlags::IN)];
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(0) => return Err(MountError::ServerStays { directory: state.directory, pid: state.pid }),
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(_) => return Ok(()),
+        }
+    }
+}
+
+/// Asks the server of a mount.
+pub fn status(runtime: &Path, state: &MountState) -> Result<Status, MountError> {
+    let socket = runtime.join(format!("{}.sock", state.id));
+    let failed = |source| MountError::Runtime { path: socket.clone(), source };
+    let stream = UnixStream::connect(&socket).map_err(failed)?;
+    stream.set_read_timeout(Some(ANSWER_WITHIN)).map_err(failed)?;
+    let mut text = Vec::new();
+    stream.take(MAX_JSON as u64 + 1).read_to_end(&mut text).map_err(failed)?;
+    json::from_slice(&text, MAX_JSON)
+        .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error)))
+}
+
+/// Answers [`status`] until the process ends.
+pub(super) fn answer_status(runtime: &Path, state: MountState, fs: Arc<SeedFs>) -> Result<(), MountError> {
+    let path = runtime.join(format!("{}.sock", state.id));
+    let listener = UnixListener::bind(&path).map_err(|source| MountError::Runtime { path, source })?;
+    let answer = move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let status = Status { state: state.clone(), stats: fs.stats(), resident: resident() };
+            let sent = stream
+                .set_write_timeout(Some(ANSWER_WITHIN))
+                .and_then(|()| stream.write_all(&serde_json::to_vec(&status).unwrap_or_default()));
+            if let Err(error) = sent {
+                tracing::debug!(%error, "nobody waited for the status");
+            }
+        }
+    };
+    thread::Builder::new().name("status".into()).spawn(answer).map_err(MountError::Thread)?;
+    Ok(())
+}
+
+/// Writes a state file, whole or not at all.
+pub(super) fn write_state(runtime: &Path, state: &MountState) -> Result<(), MountError> {
+    let path = state_file(runtime, &state.id);
+    let unfinished = path.with_extension("tmp");
+    let text = serde_json::to_vec(state).unwrap_or_default();
+    let written = fs::write(&unfinished, text).and_then(|()| fs::rename(&unfinished, &path));
+    written.map_err(|source| MountError::Runtime { path, source })
+}
+
+/// Removes all files of a mount but its log.
+pub(super) fn remove(runtime: &Path, id: &str) {
+    for extension in ["sock", "json"] {
+        let file = runtime.join(format!("{id}.{extension}"));
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(file = %file.display(), %error, "cannot remove");
+            }
+            _ => {}
+        }
+    }
+    let _ = fs::remove_file(runtime.join(format!("{id}.log")));
+}
+
+fn state_file(runtime: &Path, id: &str) -> PathBuf {
+    runtime.join(format!("{id}.json"))
+}
+
+fn read_state(file: &Path) -> Option<MountState> {
+    let mut text = Vec::new();
+    File::open(file).ok()?.take(MAX_JSON as u64 + 1).read_to_end(&mut text).ok()?;
+    let state: MountState = json::from_slice(&text, MAX_JSON).ok()?;
+    // The id becomes part of file names.
+    (file.file_stem()?.to_str()? == state.id).then_some(state)
+}
+
+fn is_alive(state: &MountState) -> bool {
+    start_time(state.pid) == Some(state.start_time)
+}
+
+/// When a process started, in clock ticks after boot; `None` if there is none, or it is a zombie.
+pub(super) fn start_time(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // proc(5): the second field is in parentheses and may hold any character; the 22nd is the start time.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?;
+    let start = fields.nth(18)?.parse().ok()?;
+    (!matches!(state, "Z" | "X")).then_some(start)
+}
+
+/// The mount namespace of this process.
+pub(super) fn namespace() -> Option<u64> {
+    fs::metadata("/proc/self/ns/mnt").ok().map(|meta| meta.ino())
+}
+
+/// Whether a process that we may look at is in this mount namespace.
+fn namespace_lives(namespace: u64) -> bool {
+    let Ok(processes) = fs::read_dir("/proc") else { return false };
+    let namespaces =
+        processes.flatten().filter_map(|process| fs::metadata(process.path().join("ns/mnt")).ok());
+    namespaces.into_iter().any(|meta| meta.ino() == namespace)
+}
+
+/// Resident memory of this process, in bytes.
+fn resident() -> u64 {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(id: &str, pid: i32, start_time: u64) -> MountState {
+        MountState {
+            id: id.into(),
+            digest: Digest::of(b""),
+            reference: "oci:/seeds".into(),
+            directory: "/nonexistent/store".into(),
+            subtree: "nix/store".into(),
+            writable: None,
+            mode: "fuse".into(),
+            pid,
+            start_time,
+            namespace: namespace().unwrap(),
+            log: "/nonexistent/log".into(),
+        }
+    }
+
+    #[test]
+    fn only_the_dead_are_swept() {
+        let runtime = tempfile::tempdir().unwrap();
+        let own = i32::try_from(std::process::id()).unwrap();
+        let start = start_time(own).unwrap();
+        write_state(runtime.path(), &state("alive", own, start)).unwrap();
+        write_state(runtime.path(), &state("other-process-of-that-number", own, start + 1)).unwrap();
+        write_state(runtime.path(), &state("dead", i32::MAX, start)).unwrap();
+        fs::write(runtime.path().join("broken.json"), b"{").unwrap();
+        fs::write(runtime.path().join("other-name.json"), serde_json::to_vec(&state("x", 1, 1)).unwrap())
+            .unwrap();
+
+        let swept = sweep(runtime.path()).unwrap();
+        assert_eq!((swept.states, swept.unmounted.len()), (2, 0));
+        let left: Vec<_> = mounts(runtime.path()).unwrap().into_iter().map(|state| state.id).collect();
+        assert_eq!(left, ["alive"]);
+    }
+
+    #[test]
+    fn what_is_not_ours_is_not_unmounted() {
+        let runtime = tempfile::tempdir().unwrap();
+        let mut dead = state("dead", i32::MAX, 1);
+        dead.directory = "/proc".into();
+        write_state(runtime.path(), &dead).unwrap();
+        assert_eq!(sweep(runtime.path()).unwrap().unmounted, Vec::<PathBuf>::new());
+        let error = unmount(runtime.path(), Path::new("/proc"), false).unwrap_err();
+        assert!(matches!(error, MountError::NotMounted(_)), "{error:?}");
+    }
+
+    #[test]
+    fn another_owner_is_refused() {
+        // Root's own directory is somebody else's only for an ordinary user.
+        let directory = if rustix::process::geteuid().is_root() { None } else { Some("/") };
+        if let Some(directory) = directory {
+            assert!(prepare(Path::new(directory)).is_err());
+        }
+        let runtime = tempfile::tempdir().unwrap();
+        let inside = runtime.path().join("nix-seed");
+        prepare(&inside).unwrap();
+        assert_eq!(fs::metadata(&inside).unwrap().mode() & 0o777, 0o700);
+    }
+}

@@ -1,0 +1,125 @@
+//! The threads that answer the kernel.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use fuser::{Session, SessionACL};
+
+use super::device::{self, mount_fd, raise_read_ahead, unmount_lazily};
+use super::{MountError, SeedFs};
+use crate::kernel::{Filesystem, session_config};
+
+/// A mount that is being served. It ends when the mount is gone.
+#[derive(Debug)]
+pub struct Server {
+    session: JoinHandle<io::Result<()>>,
+    fs: Arc<SeedFs>,
+}
+
+/// Serves `subtree` of a seed on a descriptor of [`mount_fd`], which may come from another mount namespace.
+///
+/// When this returns, the mount answers.
+pub fn serve(fs: Arc<SeedFs>, subtree: &[u8], device: OwnedFd) -> Result<Server, MountError> {
+    let tree = Arc::new(fs.tree(subtree)?);
+    let counters = Arc::clone(fs.counters());
+    let filesystem = Filesystem::new(tree, counters).map_err(MountError::Thread)?;
+    let session = Session::from_fd(filesystem, device, SessionACL::All, session_config());
+    let session = session.map_err(MountError::Handshake)?;
+    let run = move || session.run();
+    let session = thread::Builder::new().name("session".into()).spawn(run).map_err(MountError::Thread)?;
+    Ok(Server { session, fs })
+}
+
+impl Server {
+    /// The seed that is served.
+    pub fn fs(&self) -> &Arc<SeedFs> {
+        &self.fs
+    }
+
+    /// Whether the mount is gone.
+    pub fn is_finished(&self) -> bool {
+        self.session.is_finished()
+    }
+
+    /// Waits until the mount is gone.
+    pub fn wait(self) -> Result<(), MountError> {
+        match self.session.join() {
+            Ok(result) => result.map_err(MountError::Session),
+            Err(_) => Err(MountError::Session(io::Error::other("the session's thread panicked"))),
+        }
+    }
+}
+
+/// A mount of this process. Dropping it takes the mount away.
+#[derive(Debug)]
+pub struct Mounted {
+    directory: PathBuf,
+    server: Option<Server>,
+}
+
+/// Mounts `subtree` of a seed at `directory` and serves it from this process.
+pub fn mount(fs: Arc<SeedFs>, directory: &Path, subtree: &[u8]) -> Result<Mounted, MountError> {
+    let source = format!("seed:{}", fs.digest().hex());
+    mount_as(fs, directory, subtree, &source)
+}
+
+/// Mounts with this source in the mount table.
+pub(super) fn mount_as(
+    fs: Arc<SeedFs>,
+    directory: &Path,
+    subtree: &[u8],
+    source: &str,
+) -> Result<Mounted, MountError> {
+    let failed = |source| MountError::Directory { directory: directory.to_owned(), source };
+    let directory = directory.canonicalize().map_err(failed)?;
+    // A subtree that is not there is an error before anything is mounted.
+    fs.tree(subtree)?;
+    let device = mount_fd(&directory, source).map_err(failed)?;
+    match serve(fs, subtree, device) {
+        Ok(server) => {
+            raise_read_ahead(&directory);
+            Ok(Mounted { directory, server: Some(server) })
+        }
+        Err(error) => {
+            let _ = unmount_lazily(&directory);
+            Err(error)
+        }
+    }
+}
+
+impl Mounted {
+    /// Where the mount is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The seed that is mounted.
+    pub fn fs(&self) -> Option<&Arc<SeedFs>> {
+        self.server.as_ref().map(Server::fs)
+    }
+
+    /// Waits until somebody takes the mount away.
+    pub fn wait(mut self) -> Result<(), MountError> {
+        self.server.take().map_or(Ok(()), Server::wait)
+    }
+
+    /// Takes the mount away, unless it is in use, and waits for its server.
+    pub fn unmount(mut self) -> Result<(), MountError> {
+        let failed = |source| MountError::Unmount { directory: self.directory.clone(), source };
+        device::unmount_idle(&self.directory).map_err(failed)?;
+        self.server.take().map_or(Ok(()), Server::wait)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // After `wait` and `unmount` there is neither a server nor a mount of ours.
+        let gone = self.server.as_ref().is_none_or(Server::is_finished);
+        if !gone && let Err(error) = unmount_lazily(&self.directory) {
+            tracing::warn!(directory = %self.directory.display(), %error, "cannot unmount");
+        }
+    }
+}
