@@ -1,0 +1,99 @@
+//! What the commands that touch seeds share: the configuration, the places, and the verdict.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use seed_image::reference::{Location, Reference};
+use seed_image::transport::{self, Transport, TransportOptions};
+use seed_policy::{Approved, Evidence, Policy, decide};
+
+use crate::config::Config;
+use crate::error::{Result, ResultExt};
+use crate::printer::Printer;
+
+/// The operator's policy.
+const POLICY_FILE: &str = "/etc/nix-seed/policy.toml";
+
+/// One run of a command.
+pub(crate) struct Session<'a> {
+    pub(crate) printer: &'a Printer,
+    pub(crate) config: Config,
+}
+
+/// Flags of the commands that run what is in a seed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Judge {
+    /// Judge the seed by this policy, not /etc/nix-seed/policy.toml
+    #[arg(long, value_name = "FILE", help_heading = "Trust")]
+    policy: Option<PathBuf>,
+    /// Let a tag without a digest name the seed, this time
+    #[arg(long, help_heading = "Trust")]
+    pub(crate) allow_tag: bool,
+}
+
+impl<'a> Session<'a> {
+    /// Reads the configuration.
+    pub(crate) fn new(printer: &'a Printer, config: Option<&Path>) -> Result<Self> {
+        let config = Config::load(config)
+            .hint("docs/configuration.md explains every key; an environment variable SEED_<SECTION>_<KEY> sets each")?;
+        Ok(Self { printer, config })
+    }
+
+    /// How registries are reached.
+    pub(crate) fn transport_options(&self) -> TransportOptions {
+        let Config { network, registry, .. } = &self.config;
+        let mut options = TransportOptions::from_env();
+        options.insecure_hosts.extend(registry.insecure.iter().cloned());
+        options.connections = usize::from(network.connections);
+        options.operation_timeout = Duration::from_secs(network.timeout.into());
+        if let Some(dirs) = &registry.hosts_dirs {
+            options.hosts_dirs.clone_from(dirs);
+        }
+        if let Some(file) = &registry.ca_file {
+            options.ca_file = Some(file.clone());
+        }
+        options
+    }
+
+    /// Opens a place.
+    pub(crate) fn open(&self, location: &Location) -> Result<Arc<dyn Transport>> {
+        Ok(transport::open(location, &self.transport_options())?)
+    }
+
+    /// Finds the digest that a reference means now, and says what a tag named.
+    pub(crate) fn resolve(&self, transport: &dyn Transport, reference: &Reference) -> Result<Reference> {
+        if reference.digest.is_some() {
+            return Ok(reference.clone());
+        }
+        let descriptor = transport::resolve(transport, reference)
+            .hint(format!("look at what is there, or name a digest: {}@sha256:…", reference.location))?;
+        let resolved = reference.with_digest(descriptor.digest);
+        self.printer.note(format_args!("{reference} is {resolved}"));
+        Ok(resolved)
+    }
+
+    /// Judges a seed by the policy that the operator or the user named.
+    pub(crate) fn judge(&self, judge: &Judge, evidence: &Evidence) -> Result<Approved> {
+        let policy = load_policy(judge.policy.as_deref())?;
+        let approved = decide(&policy, evidence, SystemTime::now())?;
+        for note in approved.notes() {
+            self.printer.warn(note);
+        }
+        Ok(approved)
+    }
+}
+
+/// Reads `only`, or the operator's policy; where that does not exist, the default policy.
+pub(crate) fn load_policy(only: Option<&Path>) -> Result<Policy> {
+    let file = only.unwrap_or(Path::new(POLICY_FILE));
+    let context = || format!("cannot use the policy {}", file.display());
+    let text = match fs::read_to_string(file) {
+        Err(error) if only.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Policy::default());
+        }
+        other => other.context(context)?,
+    };
+    Policy::parse(&text).context(context)
+}
