@@ -2,6 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod closure;
+pub mod database;
 pub mod manifest;
+pub mod progress;
 pub mod reference;
+pub mod seed;
 pub mod transport;
+pub mod tree;
