@@ -8,7 +8,7 @@ use std::path::Path;
 
 use seed_format::Digest;
 use seed_format::index::{Index, Summary};
-use support::{HUGE, Image, assert_holds, mean, small, store_path};
+use support::{HUGE, Image, assert_holds, large, mean, small, store_path};
 
 fn open(image: &Image) -> Index<Vec<u8>> {
     Index::open(image.build()).unwrap()
@@ -16,7 +16,7 @@ fn open(image: &Image) -> Index<Vec<u8>> {
 
 /// Compares with a checked-in file, or makes it anew when `SEED_BLESS=1`.
 fn assert_golden(name: &str, bytes: &[u8]) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     if std::env::var_os("SEED_BLESS").is_some_and(|value| value == "1") {
         std::fs::write(&path, bytes).unwrap();
     }
@@ -33,12 +33,23 @@ fn assert_golden(name: &str, bytes: &[u8]) {
 
 #[test]
 fn small_index_is_golden() {
-    assert_golden("small.index", &small().build());
+    assert_golden("tests/golden/small.index", &small().build());
+}
+
+#[test]
+fn seeds_of_the_fuzz_targets_are_current() {
+    let nothing = Image { layers: Vec::new(), paths: Vec::new() };
+    for (name, image) in [("nothing", nothing), ("small", small()), ("large", large())] {
+        let index = open(&image);
+        assert_golden(&format!("../../fuzz/corpus/index/{name}"), index.bytes());
+        let image_len = index.image().superblock().len;
+        assert_golden(&format!("../../fuzz/corpus/erofs/{name}"), &index.bytes()[..image_len]);
+    }
 }
 
 #[test]
 fn mean_index_is_golden() {
-    assert_golden("mean.index.digest", format!("{}\n", Digest::of(&mean().build())).as_bytes());
+    assert_golden("tests/golden/mean.index.digest", format!("{}\n", Digest::of(&mean().build())).as_bytes());
 }
 
 #[test]

@@ -49,8 +49,8 @@ fn write_files(image: &Image, directory: &Path) -> Vec<PathBuf> {
 fn windows(path: &[u8], size: u64) -> Vec<(u64, Vec<u8>)> {
     let seed = path.iter().fold(1u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(*byte)));
     let ranges = match size {
-        0..=0x10_0000 => vec![0..size],
-        _ => vec![0..5000, (4 << 30) - 4096..(4 << 30) + 1, size - 1..size],
+        0..=0x10_0000 => [0..size, size..size, size..size],
+        _ => [0..5000, (4 << 30) - 4096..(4 << 30) + 1, size - 1..size],
     };
     let bytes = |range: std::ops::Range<u64>| {
         range.map(|n| (n.wrapping_mul(seed | 1) >> 3).to_le_bytes()[0]).collect()
@@ -79,7 +79,7 @@ fn fsck_and_dump_accept_it() {
         let index = directory.path().join("index");
         let inodes = Index::open(std::fs::read(&index).unwrap()).unwrap().inode_count();
 
-        let text = run(with_devices(&mut Command::new("fsck.erofs").arg("-d3"), &devices).arg(&index));
+        let text = run(with_devices(Command::new("fsck.erofs").arg("-d3"), &devices).arg(&index));
         assert!(text.contains("No errors found"), "{name}: {text}");
         let text = run(with_devices(&mut Command::new("dump.erofs"), &devices).arg("-s").arg(&index));
         for (field, value) in [

@@ -1,0 +1,12 @@
+//! An EROFS image: every place where an inode may lie, not only those that the tree leads to.
+#![no_main]
+
+#[path = "../../image/format/tests/support/exercise.rs"]
+#[allow(dead_code)]
+mod exercise;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let mut data = data.to_vec();
+    exercise::seal(&mut data);
+    let _ = exercise::image(&data);
+});
