@@ -64,18 +64,20 @@ for repository in toolbox greeting; do
 done
 
 nix nix-build --no-out-link "$work/nixpkgs" --argstr system x86_64-linux > "$work/built"
+# Newer ones bring a link as a link, so the program itself is named.
 sh=$(grep -- '-busybox-' "$work/built")
 cat > "$NIX_CONF_DIR/nix.conf" <<CONF
 experimental-features = nix-command flakes ca-derivations
 sandbox = true
 sandbox-fallback = false
-sandbox-paths = /bin/sh=$sh/bin/sh $inputs
+sandbox-paths = /bin/sh=$sh/bin/busybox $inputs
 build-users-group =
 substituters =
 builders =
 flake-registry =
 CONF
 for version in $versions; do
-    echo "$version $(nix nix-build --no-out-link "$work/nixpkgs" --argstr system x86_64-linux -A "nixVersions.\"$version\"")"
+    echo "$version $(nix nix-build --no-out-link "$work/nixpkgs" --argstr system x86_64-linux \
+        --arg releases "builtins.fromJSON (builtins.readFile $work/releases.json)" -A "nixVersions.\"$version\"")"
 done > "$work/versions"
 rm -rf "$HOME"

@@ -1,10 +1,13 @@
 # The package set. Each package unpacks Debian packages and binds what it runs to the store: program
 # interpreter and library search path name store paths, so that Nix finds the references by scanning.
-{ system }:
+{
+  system,
+  # Nix releases: name → { version, packages = [ { name, sha256 } ] }. The set-up may add more.
+  releases ? debian.nix,
+  # Written by the set-up: name → { version, sha256 } of each Debian package, and the packages of Nix 2.8.
+  debian ? builtins.fromJSON (builtins.readFile ./debian.json),
+}:
 let
-  # Written by the set-up: name → { version, sha256 } of each Debian package, and the packages of each Nix.
-  debian = builtins.fromJSON (builtins.readFile ./debian.json);
-
   # A fixed-output derivation whose output the set-up has put in the store already.
   fetched =
     name: mode: sha256:
@@ -378,7 +381,7 @@ let
         ./nix.sh
       ];
     }
-  ) debian.nix
+  ) releases
   // {
     recurseForDerivations = true;
   };
