@@ -1,5 +1,6 @@
 //! Opening an index: everything but the file tree is checked here.
 
+use std::fmt;
 use std::ops::Range;
 
 use super::layout::{
@@ -69,12 +70,21 @@ pub enum IndexError {
 ///
 /// Opening it checks the superblock and all tables (see the [module](super)) and keeps nothing but the
 /// layer table in memory. No method allocates, but for those that say so.
-#[derive(Debug)]
 pub struct Index<B> {
     pub(super) bytes: B,
     pub(super) superblock: Superblock,
     pub(super) layers: Vec<LayerRecord>,
     pub(super) tables: Places,
+}
+
+/// Shows what the index is of, not its bytes.
+impl<B> fmt::Debug for Index<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Index")
+            .field("superblock", &self.superblock)
+            .field("layers", &self.layers)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Byte ranges of the tables; all lie in the file.
