@@ -223,7 +223,7 @@ fn trees_that_contradict_themselves_are_found() {
         ("no kind", entry(2) + 10, &[4], "no directory, regular file or symbolic link"),
         ("names out of order", entry(3) + 3, b"!", "do not ascend"),
         ("name with a slash", entry(3) + 4, b"/", "slash"),
-        ("name that is empty", entry(2) + 8, &[12 * 3 + 9], "do not ascend"),
+        ("no parent", entry(2) + 8, &[12 * 3 + 9], "no entry \"..\""),
         ("name in the entries", entry(2) + 8, &[5], "outside of the names"),
         ("names at a wrong place", entry(0) + 8, &[13], "wrong place"),
         ("names at the very end", entry(0) + 8, &[0, 0x10], "wrong place"),
