@@ -9,10 +9,12 @@ mod cli;
 mod command;
 mod config;
 mod error;
+mod nix_settings;
 mod printer;
 mod project;
 mod session;
 mod signals;
+mod statement;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;

@@ -34,6 +34,9 @@ pub const MEDIA_TYPE: &str = "application/vnd.in-toto+json";
 /// The builder id of a statement that is no single builder's.
 pub const ANY_BUILDER: &str = "https://nix-seed.dev/builders/any/v1";
 
+/// What every `buildType` of ours begins with.
+const BUILD_TYPES: &str = "https://nix-seed.dev/buildtypes/";
+
 /// Longest statement, in bytes.
 pub const MAX_LEN: usize = 64 * 1024;
 
@@ -197,6 +200,16 @@ impl CoreStatement {
             return Err(CoreError::NotCanonical);
         }
         Ok(statement)
+    }
+
+    /// Whether an in-toto document claims to be of the kind that this module reads. Others, such as test
+    /// results, may lie beside a seed and say nothing against it. What is no JSON claims nothing and is ours
+    /// to refuse.
+    pub fn is_claimed_by(text: &[u8]) -> bool {
+        let Ok(document) = json::from_slice::<serde_json::Value>(text, MAX_LEN) else { return true };
+        let build_type =
+            document.pointer("/predicate/buildDefinition/buildType").and_then(|value| value.as_str());
+        build_type.is_some_and(|build_type| build_type.starts_with(BUILD_TYPES))
     }
 
     fn check(&self) -> Result<(), CoreError> {

@@ -261,6 +261,28 @@ fn malformed_statements_are_refused() {
 }
 
 #[test]
+fn other_documents_are_told_apart() {
+    for (ours, text) in [
+        (true, seed().to_bytes().unwrap()),
+        (
+            true,
+            changed(
+                &seed(),
+                set("/predicate/buildDefinition/buildType", json!("https://nix-seed.dev/buildtypes/x")),
+            ),
+        ),
+        (true, b"not JSON".to_vec()),
+        (
+            false,
+            changed(&seed(), set("/predicate/buildDefinition/buildType", json!("https://example.org/make"))),
+        ),
+        (false, b"{\"predicateType\":\"https://cosign.sigstore.dev/attestation/vuln/v1\"}".to_vec()),
+    ] {
+        assert_eq!(CoreStatement::is_claimed_by(&text), ours, "{}", String::from_utf8_lossy(&text));
+    }
+}
+
+#[test]
 fn impossible_statements_are_not_written() {
     let long = "a".repeat(MAX_TEXT + 1);
     for name in ["", "a\nb", &long] {
