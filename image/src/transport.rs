@@ -22,11 +22,11 @@ use std::time::Instant;
 use seed_format::Digest;
 
 pub use self::content::{BlobContent, BytesContent, FileContent};
-//COPY pub use self::copy::{CopyOptions, CopyReport, copy};
+pub use self::copy::{CopyOptions, CopyReport, copy};
 pub use self::error::TransportError;
 pub use self::layout::Layout;
 pub use self::options::TransportOptions;
-//REG pub use self::registry::Registry;
+pub use self::registry::Registry;
 use crate::manifest::{Descriptor, ManifestKind};
 use crate::reference::{Location, Reference};
 
@@ -154,11 +154,9 @@ fn describe(
 }
 
 /// Opens a place. Nothing is sent or read yet, but the configuration is: its mistakes are errors here.
-pub fn open(location: &Location, _options: &TransportOptions) -> Result<Arc<dyn Transport>, TransportError> {
+pub fn open(location: &Location, options: &TransportOptions) -> Result<Arc<dyn Transport>, TransportError> {
     Ok(match location {
         Location::Layout(directory) => Arc::new(Layout::new(directory)),
-        Location::Registry { host, .. } => {
-            return Err(TransportError::NoEndpoint { host: host.clone(), capability: "pull" });
-        }
+        Location::Registry { host, repository } => Arc::new(Registry::new(host, repository, options)?),
     })
 }

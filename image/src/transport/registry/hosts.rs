@@ -1,4 +1,266 @@
-//! Mirrors.
+//! containerd's `hosts.toml`: mirrors of a registry, in order.
+//!
+//! Source of the format: containerd's "Registry Configuration" (`docs/hosts.md`). A directory `HOST` (or
+//! `HOST_PORT_`, or `_default`) below a `certs.d` holds the file. What it says and this program cannot do
+//! is an error, not a surprise.
+
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::de::DeTable;
+use url::Url;
+
+/// Largest file that is read, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+/// Most mirrors of one registry.
+const MAX_HOSTS: usize = 16;
+
 /// What is wrong in a hosts file.
 #[derive(Debug, thiserror::Error)]
-pub enum HostsError {}
+pub enum HostsError {
+    /// It cannot be read.
+    #[error("it cannot be read")]
+    Read(#[source] io::Error),
+    /// It is not TOML, or has unknown keys.
+    #[error("it is not what is expected: {0}")]
+    Syntax(String),
+    /// A host or server is not an `http` or `https` URL.
+    #[error("{0:?} is not an http or https URL")]
+    Url(String),
+    /// A capability is unknown.
+    #[error("{0:?} is not a capability: there are \"pull\", \"resolve\" and \"push\"")]
+    Capability(String),
+    /// There are too many mirrors.
+    #[error("it has {0} hosts, more than the {MAX_HOSTS} allowed")]
+    TooMany(usize),
+    /// `skip_verify` is set and not allowed.
+    #[error(
+        "skip_verify of {0} would trust anyone: allow it explicitly, or give the server's certificate as ca"
+    )]
+    SkipVerify(String),
+    /// Client certificates are asked for.
+    #[error("client certificates ({0}) are not supported")]
+    Client(String),
+    /// `dial_timeout` is not a duration such as `3s`.
+    #[error("{0:?} is not a duration such as \"500ms\" or \"3s\"")]
+    Duration(String),
+    /// A header cannot be sent.
+    #[error("{0:?} is not a header that can be sent")]
+    Header(String),
+    /// A certificate cannot be read.
+    #[error("the certificate {} cannot be read", path.display())]
+    Ca {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What an endpoint may be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Capabilities {
+    pub(super) pull: bool,
+    pub(super) resolve: bool,
+    pub(super) push: bool,
+}
+
+impl Capabilities {
+    pub(super) const ALL: Self = Self { pull: true, resolve: true, push: true };
+}
+
+/// One endpoint of a registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct HostConfig {
+    /// The root of the API, with `/v2/` or what stands for it, and a slash at its end.
+    pub(super) base: Url,
+    pub(super) capabilities: Capabilities,
+    pub(super) ca: Vec<PathBuf>,
+    pub(super) skip_verify: bool,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) dial_timeout: Option<Duration>,
+}
+
+/// The tables of the file: the upstream server's at its root, a mirror's below `host`.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Table {
+    server: Option<String>,
+    capabilities: Option<Vec<String>>,
+    ca: Option<OneOrMany>,
+    client: Option<toml::Value>,
+    skip_verify: bool,
+    override_path: bool,
+    header: std::collections::BTreeMap<String, OneOrMany>,
+    dial_timeout: Option<String>,
+    host: std::collections::BTreeMap<String, Table>,
+}
+
+#[derive(Deserialize, Clone)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    fn into_vec(self) -> Vec<String> {
+        match self {
+            Self::One(one) => vec![one],
+            Self::Many(many) => many,
+        }
+    }
+}
+
+/// The file that speaks of `host`, if there is one: in the first directory that has one, by the host's own
+/// name before the default.
+pub(super) fn find(directories: &[PathBuf], host: &str) -> Option<PathBuf> {
+    let with_port = host.rsplit_once(':').map(|(name, port)| format!("{name}_{port}_"));
+    let names: Vec<&str> =
+        [Some(host), with_port.as_deref(), Some("_default")].into_iter().flatten().collect();
+    let candidates = directories
+        .iter()
+        .flat_map(|directory| names.iter().map(move |name| directory.join(name).join("hosts.toml")));
+    candidates.into_iter().find(|file| file.is_file())
+}
+
+/// Reads a file: the mirrors in the order in which it names them, then the server. `upstream` is the
+/// registry's own root, the server where the file names none.
+pub(super) fn read(
+    path: &Path,
+    upstream: &Url,
+    allow_skip_verify: bool,
+) -> Result<Vec<HostConfig>, HostsError> {
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(HostsError::Read)?;
+    file.take(MAX_FILE).read_to_string(&mut text).map_err(HostsError::Read)?;
+    let directory = path.parent().unwrap_or(Path::new("."));
+    parse(&text, directory, upstream, allow_skip_verify)
+}
+
+fn parse(
+    text: &str,
+    directory: &Path,
+    upstream: &Url,
+    allow_skip_verify: bool,
+) -> Result<Vec<HostConfig>, HostsError> {
+    let syntax = |error: toml::de::Error| HostsError::Syntax(error.message().to_owned());
+    let mut root: Table = toml::from_str(text).map_err(syntax)?;
+    let order = host_order(text).map_err(syntax)?;
+    if order.len() > MAX_HOSTS {
+        return Err(HostsError::TooMany(order.len()));
+    }
+    let mut mirrors = std::mem::take(&mut root.host);
+    let mut hosts = Vec::new();
+    for name in order {
+        let table = mirrors.remove(&name).expect("both readers see the same tables");
+        if !table.host.is_empty() || table.server.is_some() {
+            return Err(HostsError::Syntax(format!(
+                "\"host\" and \"server\" make no sense inside host {name:?}"
+            )));
+        }
+        let base = api_root(&name, table.override_path)?;
+        hosts.push(host_config(table, base, directory, allow_skip_verify)?);
+    }
+    let server = match &root.server {
+        Some(server) => api_root(server, root.override_path)?,
+        None => upstream.clone(),
+    };
+    // A mirror may be the server itself, with other settings: it is not asked twice.
+    if hosts.iter().all(|host| host.base != server) {
+        hosts.push(host_config(root, server, directory, allow_skip_verify)?);
+    }
+    Ok(hosts)
+}
+
+/// The names below `host`, as the file orders them; the deserializer sorts them.
+fn host_order(text: &str) -> Result<Vec<String>, toml::de::Error> {
+    let table = DeTable::parse(text)?;
+    let hosts = table.get_ref().get("host").and_then(|hosts| hosts.get_ref().as_table());
+    let mut names: Vec<(usize, String)> = hosts
+        .into_iter()
+        .flat_map(|hosts| hosts.keys())
+        .map(|name| (name.span().start, name.get_ref().to_string()))
+        .collect();
+    names.sort();
+    Ok(names.into_iter().map(|(_, name)| name).collect())
+}
+
+/// The root of the API that a host's URL stands for.
+fn api_root(text: &str, override_path: bool) -> Result<Url, HostsError> {
+    let malformed = || HostsError::Url(text.chars().take(200).collect());
+    let with_scheme = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
+    let mut url = Url::parse(&with_scheme).map_err(|_| malformed())?;
+    let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none();
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() || !plain {
+        return Err(malformed());
+    }
+    let path = url.path().trim_end_matches('/').to_owned();
+    let path = if override_path || path.ends_with("/v2") { path } else { format!("{path}/v2") };
+    url.set_path(&format!("{path}/"));
+    url.set_fragment(None);
+    Ok(url)
+}
+
+fn host_config(
+    table: Table,
+    base: Url,
+    directory: &Path,
+    allow_skip_verify: bool,
+) -> Result<HostConfig, HostsError> {
+    if table.skip_verify && !allow_skip_verify {
+        return Err(HostsError::SkipVerify(base.to_string()));
+    }
+    if table.client.is_some() {
+        return Err(HostsError::Client(base.to_string()));
+    }
+    let capabilities = match table.capabilities {
+        None => Capabilities::ALL,
+        Some(names) => {
+            let mut found = Capabilities { pull: false, resolve: false, push: false };
+            for name in names {
+                match name.as_str() {
+                    "pull" => found.pull = true,
+                    "resolve" => found.resolve = true,
+                    "push" => found.push = true,
+                    // Which referrers a mirror has is asked like a manifest.
+                    "referrers" => {}
+                    _ => return Err(HostsError::Capability(name)),
+                }
+            }
+            found
+        }
+    };
+    let ca = table.ca.map(OneOrMany::into_vec).unwrap_or_default();
+    let headers = table.header.into_iter();
+    let headers = headers
+        .flat_map(|(name, values)| values.into_vec().into_iter().map(move |value| (name.clone(), value)));
+    Ok(HostConfig {
+        base,
+        capabilities,
+        ca: ca.into_iter().map(|name| directory.join(name)).collect(),
+        skip_verify: table.skip_verify,
+        headers: headers.collect(),
+        dial_timeout: table.dial_timeout.map(|text| duration(&text)).transpose()?,
+    })
+}
+
+/// A duration as Go writes simple ones: digits and `ms`, `s` or `m`.
+fn duration(text: &str) -> Result<Duration, HostsError> {
+    let malformed = || HostsError::Duration(text.chars().take(40).collect());
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(digits);
+    let number: u32 = digits.parse().map_err(|_| malformed())?;
+    match unit {
+        "ms" => Ok(Duration::from_millis(number.into())),
+        "s" => Ok(Duration::from_secs(number.into())),
+        "m" => Ok(Duration::from_secs(u64::from(number) * 60)),
+        _ => Err(malformed()),
+    }
+}
+
+#[cfg(test)]
+#[path = "hosts_tests.rs"]
+mod tests;

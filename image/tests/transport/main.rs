@@ -1,0 +1,4 @@
+//! Transports against real registries, and against one that lies.
+
+mod real;
+mod support;
