@@ -5,8 +5,10 @@
 pub mod closure;
 pub mod database;
 pub mod manifest;
+pub mod pack;
 pub mod progress;
 pub mod reference;
+pub mod rootfs;
 pub mod seed;
 pub mod transport;
 pub mod tree;
