@@ -5,6 +5,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use seed_format::entry::MAX_NAME_LEN;
 use seed_format::index::{FileType, IndexError, Inode, Nid};
 
 use crate::fetch::{ChunkId, FetchError, Fetcher};
@@ -53,6 +54,9 @@ pub enum TreeError {
     /// It is not a directory.
     #[error("inode {} is not a directory", .0.0)]
     NotDirectory(Ino),
+    /// No name has so many bytes.
+    #[error("a name of {0} bytes is longer than {MAX_NAME_LEN}")]
+    NameTooLong(usize),
     /// It is not a symbolic link.
     #[error("inode {} is not a symbolic link", .0.0)]
     NotSymlink(Ino),
@@ -142,6 +146,9 @@ impl Tree {
 
     /// Finds a name in a directory; `None` if it is not there.
     pub fn lookup(&self, directory: Ino, name: &[u8]) -> Result<Option<Attr>, TreeError> {
+        if name.len() > MAX_NAME_LEN {
+            return Err(TreeError::NameTooLong(name.len()));
+        }
         let directory = self.directory(directory)?;
         match self.index.lookup(&directory, name)? {
             Some((nid, _)) => Ok(Some(self.attr_of(&self.index.inode(nid)?))),

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use seed_format::Digest;
 
 use crate::source::{BlobSource, SourceError};
-use crate::stats::{Counters, add, add_micros};
+use crate::stats::{Counters, add};
 use crate::store::{Chunk, ChunkStore, Verified};
 pub use map::{ChunkId, ChunkMap, ChunkPlace};
 use queue::{Class, Queue};
@@ -243,7 +243,7 @@ impl Drop for Fetcher {
         self.shared.work.notify_all();
         self.shared.waits.notify_all();
         for waiter in waiting.into_values().flatten() {
-            waiter.fail(FetchError::Stopped);
+            waiter.fail(FetchError::Stopped, &self.shared.counters);
         }
     }
 }
@@ -285,9 +285,7 @@ impl Shared {
         let Some(waiters) = waiters else { return };
         self.store.remember(chunk);
         for waiter in waiters {
-            if waiter.give(id, chunk) {
-                add_micros(&self.counters.demand_wait_us, waiter.since.elapsed());
-            }
+            waiter.give(id, chunk, &self.counters);
         }
     }
 
@@ -299,9 +297,7 @@ impl Shared {
             queue.waiting.remove(&id)
         };
         for waiter in waiters.into_iter().flatten() {
-            if waiter.fail(error.clone()) {
-                add(&self.counters.failed_reads, 1);
-            }
+            waiter.fail(error.clone(), &self.counters);
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::FetchError;
 use super::map::ChunkId;
+use crate::stats::{Counters, add, add_micros};
 use crate::store::{Chunk, Verified};
 
 /// Is called once, from any thread, with all the chunks in order or with the first error.
@@ -46,28 +47,31 @@ impl Waiter {
         slots.filter(|(_, slot)| slot.is_none()).map(|(id, _)| id).collect()
     }
 
-    /// Gives a chunk; answers the read if it was the last one. Says whether it did.
-    pub(super) fn give(&self, id: ChunkId, chunk: &Verified<Chunk>) -> bool {
+    /// Gives a chunk; answers the read if it was the last one.
+    pub(super) fn give(&self, id: ChunkId, chunk: &Verified<Chunk>, counters: &Counters) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(slot) = inner.slots.get_mut((id - self.first) as usize) else { return false };
+        let Some(slot) = inner.slots.get_mut((id - self.first) as usize) else { return };
         if slot.is_none() {
             *slot = Some(chunk.clone());
             inner.missing -= 1;
         }
         if inner.missing > 0 {
-            return false;
+            return;
         }
-        let Some(done) = inner.done.take() else { return false };
+        let Some(done) = inner.done.take() else { return };
         let chunks = std::mem::take(&mut inner.slots).into_iter().flatten().collect();
         drop(inner);
+        add_micros(&counters.demand_wait_us, self.since.elapsed());
         done(Ok(chunks));
-        true
     }
 
-    /// Answers the read with an error, unless it was answered. Says whether it did.
-    pub(super) fn fail(&self, error: FetchError) -> bool {
+    /// Answers the read with an error, unless it was answered.
+    pub(super) fn fail(&self, error: FetchError, counters: &Counters) {
         let done = self.inner.lock().unwrap_or_else(PoisonError::into_inner).done.take();
-        done.map(|done| done(Err(error))).is_some()
+        if let Some(done) = done {
+            add(&counters.failed_reads, 1);
+            done(Err(error));
+        }
     }
 
     /// Whether the read has waited so long that its chunks should be asked for a second time. Says so once.

@@ -345,9 +345,7 @@ fn watch(shared: &Shared) {
         shared.work.notify_all();
         for (id, waiter) in late {
             let error = FetchError::Deadline { path: shared.map.describe(id), after: waiter.since.elapsed() };
-            if waiter.fail(error) {
-                add(&shared.counters.failed_reads, 1);
-            }
+            waiter.fail(error, &shared.counters);
         }
         queue = shared.lock();
     }

@@ -8,6 +8,7 @@ impl From<&TreeError> for Errno {
     fn from(error: &TreeError) -> Self {
         match error {
             TreeError::NotDirectory(_) => Errno::ENOTDIR,
+            TreeError::NameTooLong(_) => Errno::ENAMETOOLONG,
             TreeError::NotSymlink(_) => Errno::EINVAL,
             TreeError::NotFile(_) => Errno::EISDIR,
             TreeError::NoSubtree(_) => Errno::ENOENT,

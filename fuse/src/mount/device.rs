@@ -72,7 +72,7 @@ pub(super) struct MountLine {
 
 /// The mounts of this process's mount namespace; of several at one place, the topmost comes last.
 pub(super) fn mount_table() -> io::Result<Vec<MountLine>> {
-    let table = fs::read("/proc/self/mountinfo")?;
+    let table = fs::read("/proc/thread-self/mountinfo")?;
     Ok(table.split(|byte| *byte == b'\n').filter_map(parse_line).collect())
 }
 

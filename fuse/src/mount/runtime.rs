@@ -156,7 +156,7 @@ pub fn sweep(runtime: &Path) -> Result<Swept, MountError> {
 fn ours(state: &MountState) -> Result<Vec<MountLine>, MountError> {
     let table = mount_table();
     let table =
-        table.map_err(|source| MountError::Runtime { path: "/proc/self/mountinfo".into(), source })?;
+        table.map_err(|source| MountError::Runtime { path: "/proc/thread-self/mountinfo".into(), source })?;
     let id = OsString::from(&state.id);
     let at_directory = table.into_iter().rev().filter(|mount| mount.directory == state.directory);
     Ok(at_directory.take_while(|mount| mount.source == id).collect())
@@ -279,7 +279,7 @@ pub(super) fn start_time(pid: i32) -> Option<u64> {
 
 /// The mount namespace of this process.
 pub(super) fn namespace() -> Option<u64> {
-    fs::metadata("/proc/self/ns/mnt").ok().map(|meta| meta.ino())
+    fs::metadata("/proc/thread-self/ns/mnt").ok().map(|meta| meta.ino())
 }
 
 /// Whether a process that we may look at is in this mount namespace.
