@@ -164,18 +164,57 @@ pub enum SeedError {
 
 /// Opens the seed whose manifest has the digest `digest`: two round trips, for manifest and configuration.
 pub fn open(transport: &dyn Transport, digest: &Digest) -> Result<Seed, SeedError> {
-    let malformed = |source| SeedError::Manifest { digest: *digest, source };
-    let manifest = Manifest::parse(&transport.manifest(digest)?).map_err(malformed)?;
-    let index_layer =
-        manifest.layers.last().filter(|layer| layer.annotations.contains_key(annotation::SEED_INDEX));
-    let index_layer = index_layer.ok_or(SeedError::NoIndex(*digest))?.clone();
-    let position = index_layer.annotations[annotation::SEED_INDEX].parse();
-    let index_position = position.map_err(|source| SeedError::Position { digest: *digest, source })?;
-    let config = read_blob(transport, &manifest.config, MAX_MANIFEST as u64)?;
-    let config = Config::parse(&config).map_err(malformed)?;
-    config.check_layers(&manifest).map_err(malformed)?;
-    check_version(digest, &config)?;
-    Ok(Seed { digest: *digest, manifest, config, index_layer, index_position })
+    Outline::read(transport, digest)?.complete(transport)
+}
+
+/// A seed of which only the manifest is known: enough to fetch configuration and index at the same time.
+#[derive(Debug, Clone)]
+pub struct Outline {
+    digest: Digest,
+    manifest: Manifest,
+    index_layer: Descriptor,
+    index_position: IndexPosition,
+}
+
+impl Outline {
+    /// Reads the manifest: one round trip.
+    pub fn read(transport: &dyn Transport, digest: &Digest) -> Result<Self, SeedError> {
+        let manifest = Manifest::parse(&transport.manifest(digest)?)
+            .map_err(|source| SeedError::Manifest { digest: *digest, source })?;
+        let index_layer =
+            manifest.layers.last().filter(|layer| layer.annotations.contains_key(annotation::SEED_INDEX));
+        let index_layer = index_layer.ok_or(SeedError::NoIndex(*digest))?.clone();
+        let position = index_layer.annotations[annotation::SEED_INDEX].parse();
+        let index_position = position.map_err(|source| SeedError::Position { digest: *digest, source })?;
+        Ok(Self { digest: *digest, manifest, index_layer, index_position })
+    }
+
+    /// The layer that holds the index.
+    pub fn index_layer(&self) -> &Descriptor {
+        &self.index_layer
+    }
+
+    /// The whole blob of the index layer, verified: one round trip.
+    pub fn index_blob(&self, transport: &dyn Transport) -> Result<Vec<u8>, SeedError> {
+        read_blob(transport, &self.index_layer, MAX_INDEX_LAYER)
+    }
+
+    /// The bytes of the index, from the blob of its layer. The caller has verified the blob.
+    pub fn extract_index(&self, blob: &[u8]) -> Result<Vec<u8>, SeedError> {
+        extract(blob, &self.index_position)
+            .map_err(|source| SeedError::IndexLayer { digest: self.index_layer.digest, source })
+    }
+
+    /// Reads the configuration: one round trip.
+    pub fn complete(self, transport: &dyn Transport) -> Result<Seed, SeedError> {
+        let Self { digest, manifest, index_layer, index_position } = self;
+        let malformed = |source| SeedError::Manifest { digest, source };
+        let config = read_blob(transport, &manifest.config, MAX_MANIFEST as u64)?;
+        let config = Config::parse(&config).map_err(malformed)?;
+        config.check_layers(&manifest).map_err(malformed)?;
+        check_version(&digest, &config)?;
+        Ok(Seed { digest, manifest, config, index_layer, index_position })
+    }
 }
 
 fn check_version(digest: &Digest, config: &Config) -> Result<(), SeedError> {

@@ -271,7 +271,7 @@ fn open(request: &Request) -> Result<Arc<SeedFs>, MountError> {
         request.reference.parse().map_err(|error| MountError::Spawn(io::Error::other(error)))?;
     let insecure_hosts = request.insecure_hosts.clone();
     let options = TransportOptions { insecure_hosts, ..TransportOptions::from_env() };
-    let transport = transport::open(&reference.location, &options).map_err(super::OpenError::from)?;
+    let transport = transport::open(&reference.location, &options).map_err(super::OpenError::Place)?;
     let options = SeedOptions {
         cache: request.cache.clone(),
         cache_limit: request.cache_limit,

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 pub use detached::{Ready, Request, run_detached, start_detached};
 pub use device::{FILE_SYSTEM, mount_fd, raise_read_ahead, unmount_lazily};
-pub use open::{IndexFault, OpenError, OpenOptions, SeedFs, open_seed};
+pub use open::{OpenError, OpenOptions, SeedFs, open_seed};
 pub use runtime::{MountState, Status, Swept, mounts, runtime_directory, status, sweep, unmount};
 pub use server::{Mounted, Server, mount, serve};
 

@@ -1,6 +1,7 @@
 //! A real seed of a real directory, in an image layout.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +15,8 @@ use seed_format::entry::{Entry, LayerEntry};
 use seed_format::index::{self, LayerInput, PathInput};
 use seed_format::layer::{LayerWriter, Options, tree_order};
 use seed_format::store_path::StorePath;
-use seed_image::manifest::{Descriptor, Manifest, annotation, media_type};
+use seed_image::manifest::{Config, Descriptor, Manifest, annotation, media_type};
+use seed_image::seed::{FORMAT_VERSION, label};
 use seed_image::transport::{self, BytesContent, Transport, TransportOptions};
 
 /// A layout with one seed in it.
@@ -65,9 +67,12 @@ pub fn pack(
     index_layer.annotations = BTreeMap::from([(annotation::SEED_INDEX.to_owned(), place)]);
     layout.put_blob(&index_layer, &mut BytesContent(&blob)).unwrap();
 
-    let config = br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
-    let config_blob = Descriptor::new(media_type::CONFIG, Digest::of(config), config.len() as u64);
-    layout.put_blob(&config_blob, &mut BytesContent(config)).unwrap();
+    let mut config = Config { architecture: "amd64".into(), os: "linux".into(), ..Config::default() };
+    config.config.labels.insert(label::VERSION.into(), FORMAT_VERSION.to_string());
+    config.rootfs.diff_ids = vec![Digest::of(b"a layer's tar"); layers.len() + 1];
+    let config = config.to_bytes();
+    let config_blob = Descriptor::new(media_type::CONFIG, Digest::of(&config), config.len() as u64);
+    layout.put_blob(&config_blob, &mut BytesContent(&config)).unwrap();
     let mut all: Vec<_> = layers.into_iter().map(|(layer, _)| layer).collect();
     all.push(index_layer);
     let manifest = Manifest {
