@@ -13,6 +13,11 @@ pub const MAX_NAME_LEN: usize = 211;
 
 const ALPHABET: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
 
+/// Whether `c` is in [`ALPHABET`]: all digits and lower-case letters but four.
+const fn is_digit(c: u8) -> bool {
+    matches!(c, b'0'..=b'9' | b'a'..=b'z') && !matches!(c, b'e' | b'o' | b't' | b'u')
+}
+
 /// A path directly in [`STORE_DIR`]: a 20-byte hash and a name.
 ///
 /// Ordered as its text is: by hash part, then by name.
@@ -49,11 +54,12 @@ impl StorePath {
     pub fn check_base_name(base: &str) -> Result<(), StorePathError> {
         let shown = || base.chars().take(256).collect::<String>();
         let (hash, rest) = base.split_at_checked(32).ok_or_else(|| StorePathError::Hash(shown()))?;
-        if !hash.bytes().all(|c| ALPHABET.contains(&c)) {
+        if !hash.bytes().all(is_digit) {
             return Err(StorePathError::Hash(shown()));
         }
         let name = rest.strip_prefix('-').ok_or_else(|| StorePathError::Hash(shown()))?;
-        let allowed = |c: u8| c.is_ascii_alphanumeric() || b"+-._?=".contains(&c);
+        let allowed =
+            |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'-' | b'.' | b'_' | b'?' | b'=');
         if name.is_empty() || name.len() > MAX_NAME_LEN || !name.bytes().all(allowed) {
             return Err(StorePathError::Name(shown()));
         }
@@ -189,6 +195,11 @@ mod tests {
         for name in ["a b", "a/b", "ä", "a\n"] {
             assert!(StorePath::from_base_name(&format!("{}-{name}", &BASE[..32])).is_err(), "{name:?}");
         }
+    }
+
+    #[test]
+    fn digits_are_those_of_the_alphabet() {
+        assert!((0..=u8::MAX).all(|c| is_digit(c) == ALPHABET.contains(&c)));
     }
 
     #[test]
