@@ -102,7 +102,9 @@ impl Channel {
         }
         let mut body = vec![0; length as usize];
         self.read_exact(&mut body)?;
-        Ok(Some((serde_json::from_slice(&body)?, descriptors)))
+        let message =
+            serde_json::from_slice(&body).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        Ok(Some((message, descriptors)))
     }
 
     fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {

@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use seed_format::Digest;
+use seed_fuse::mount::MountError;
 use serde::{Deserialize, Serialize};
 
 use crate::spec::Exit;
@@ -44,7 +45,7 @@ pub enum SandboxError {
     },
     /// The seed could not be served into the sandbox.
     #[error("cannot serve the seed into the sandbox")]
-    Serve(#[source] io::Error),
+    Serve(#[source] Box<MountError>),
     /// The sandbox's first process ended, or was killed, while it was needed.
     #[error("the sandbox was killed ({how})")]
     Died {

@@ -81,7 +81,10 @@ pub(crate) struct Plan {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum PlanLower {
-    Seed,
+    /// A seed that the supervisor will serve; the mount table shows `source` for it.
+    Seed {
+        source: String,
+    },
     Directory(OsString),
 }
 
@@ -105,5 +108,6 @@ pub(crate) struct Execution {
     pub(crate) argv: Vec<OsString>,
     pub(crate) directory: OsString,
     pub(crate) environment: BTreeMap<String, String>,
-    pub(crate) terminal: bool,
+    /// Whether it gets a terminal, and of which size: lines and columns.
+    pub(crate) terminal: Option<(u16, u16)>,
 }

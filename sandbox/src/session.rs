@@ -19,7 +19,10 @@ use crate::protocol::{
 use crate::record::Phase;
 use crate::scratch;
 use crate::spec::{self, Command, Exit, Lower, Scratch, Spec, Stdio, WORKSPACE};
-use crate::terminal::Relay;
+use crate::terminal::{self, Relay};
+
+/// The part of a seed that a sandbox shows: all of it.
+const SUBTREE: &[u8] = b"";
 
 /// A sandbox in which commands can run, one after the other. Dropping it ends all that runs inside, and
 /// nothing of it is left.
@@ -31,6 +34,7 @@ pub struct Sandbox {
     notes: Vec<Note>,
     phase: Phase,
     // Dropped after the processes ended, in this order.
+    _server: Option<seed_fuse::mount::Server>,
     _scratch: Option<scratch::Scratch>,
 }
 
@@ -67,7 +71,12 @@ impl Sandbox {
     /// The program must call [`crate::main_if_init`] first thing in its `main`. The sandbox lives no longer
     /// than the thread that calls this.
     pub fn start(approved: &Approved, spec: &Spec) -> Result<Self, SandboxError> {
-        let _ = approved;
+        if let Lower::Seed(seed) = &spec.lower {
+            let (approved, opened) = (approved.digest(), *seed.digest());
+            if approved != opened {
+                return Err(SandboxError::NotApproved { approved, opened });
+            }
+        }
         let started = Instant::now();
         let scratch = match &spec.scratch {
             Scratch::Directory(parent) => Some(scratch::Scratch::create(parent)?),
@@ -81,6 +90,7 @@ impl Sandbox {
             environment: spec.environment.clone(),
             notes: Vec::new(),
             phase: Phase::new("sandbox"),
+            _server: None,
             _scratch: scratch,
         };
         sandbox.request(&Request::Start(Box::new(plan)))?;
@@ -93,6 +103,12 @@ impl Sandbox {
     fn make(&mut self, lower: &Lower) -> Result<(), SandboxError> {
         loop {
             match (self.reply()?, lower) {
+                ((Reply::Seed, descriptors), Lower::Seed(seed)) => {
+                    let server = seed_fuse::mount::serve(Arc::clone(seed), SUBTREE, single(descriptors)?)
+                        .map_err(|error| SandboxError::Serve(Box::new(error)))?;
+                    self._server = Some(server);
+                    self.request(&Request::SeedServed)?;
+                }
                 ((Reply::Ready(notes), _), _) => {
                     self.notes = notes;
                     return Ok(());
@@ -130,22 +146,21 @@ impl Sandbox {
     pub fn execute(&mut self, command: Command) -> Result<Exit, SandboxError> {
         let Command { argv, directory, environment, stdio } = command;
         let program = argv.first().map(|program| program.to_string_lossy().into_owned()).unwrap_or_default();
-        let (descriptors, wants_terminal) = match stdio {
-            Stdio::Null => (Vec::new(), false),
-            Stdio::Files(files) => (files.into(), false),
-            Stdio::Terminal => (Vec::new(), true),
+        let (descriptors, terminal) = match stdio {
+            Stdio::Null => (Vec::new(), None),
+            Stdio::Files(files) => (files.into(), None),
+            Stdio::Terminal => (Vec::new(), Some(terminal::size().map_err(SandboxError::Terminal)?)),
         };
         let mut variables = self.environment.clone();
         variables.extend(environment);
-        let execution =
-            Execution { argv, directory: directory.into(), environment: variables, terminal: wants_terminal };
+        let execution = Execution { argv, directory: directory.into(), environment: variables, terminal };
         let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
         self.link.send(&Request::Execute(execution), &borrowed).map_err(SandboxError::Channel)?;
         // What reads the other ends must see their end when the command closes them.
         drop(descriptors);
 
         let relay = match self.reply()? {
-            (Reply::Started, descriptors) if wants_terminal => {
+            (Reply::Started, descriptors) if terminal.is_some() => {
                 Some(Relay::start(single(descriptors)?).map_err(SandboxError::Terminal)?)
             }
             (Reply::Started, _) => None,
@@ -245,6 +260,7 @@ fn spawn_init() -> Result<(Child, Channel), SandboxError> {
 
 fn plan(spec: &Spec, scratch: Option<&scratch::Scratch>) -> Result<Plan, SandboxError> {
     let lower = match &spec.lower {
+        Lower::Seed(seed) => PlanLower::Seed { source: seed.digest().to_string() },
         Lower::Directory(path) => PlanLower::Directory(host_path("the seed's tree", path)?),
     };
     let workspace = match &spec.workspace {

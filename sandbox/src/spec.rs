@@ -5,7 +5,9 @@ use std::ffi::OsString;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use seed_fuse::mount::SeedFs;
 use serde::{Deserialize, Serialize};
 
 /// Where the workspace appears inside.
@@ -39,6 +41,8 @@ pub struct Spec {
 /// Where the tree comes from.
 #[derive(Clone)]
 pub enum Lower {
+    /// A seed that is mounted inside the sandbox alone, and served by this process.
+    Seed(Arc<SeedFs>),
     /// A tree on this machine that holds `nix/store` already: a seed that `seed mount` shows, or an
     /// unpacked image. It must belong to the caller or to root.
     Directory(PathBuf),
@@ -47,6 +51,7 @@ pub enum Lower {
 impl fmt::Debug for Lower {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Seed(seed) => f.debug_tuple("Seed").field(seed.digest()).finish(),
             Self::Directory(path) => f.debug_tuple("Directory").field(path).finish(),
         }
     }

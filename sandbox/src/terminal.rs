@@ -26,7 +26,6 @@ impl Relay {
     /// Starts copying. `far` is the controlling end of the sandbox's terminal.
     pub(crate) fn start(far: OwnedFd) -> io::Result<Self> {
         let raw = RawMode::enter()?;
-        copy_size(&far)?;
         rustix::io::ioctl_fionbio(&far, true)?;
         let (resizes, sender) = UnixStream::pair()?;
         resizes.set_nonblocking(true)?;
@@ -42,6 +41,12 @@ impl Relay {
         unregister(self.resized);
         result.unwrap_or_else(|_| Err(io::Error::other("the relay panicked")))
     }
+}
+
+/// The size of the caller's terminal: lines and columns.
+pub(crate) fn size() -> io::Result<(u16, u16)> {
+    let size = tcgetwinsize(rustix::stdio::stdin())?;
+    Ok((size.ws_row, size.ws_col))
 }
 
 fn copy_size(far: &OwnedFd) -> io::Result<()> {

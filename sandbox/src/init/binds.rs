@@ -41,7 +41,7 @@ impl Sources {
             copy_mount(Path::new(path), attributes, None).during_with(Step::Sources, path.display())
         };
         let lower = match &plan.lower {
-            PlanLower::Seed => None,
+            PlanLower::Seed { .. } => None,
             PlanLower::Directory(path) => Some(open(path, READ_ONLY | NO_SET_UID | NO_DEVICES)?),
         };
         let scratch =

@@ -18,7 +18,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::process::exit;
 
-use rustix::process::{Signal, WaitOptions, set_parent_process_death_signal, setsid, waitpid};
+use rustix::process::{
+    PidfdFlags, Signal, WaitOptions, getpid, pidfd_open, set_parent_process_death_signal, setsid, waitpid,
+};
 
 use crate::channel::Channel;
 use crate::error::Step;
@@ -82,15 +84,13 @@ fn outer() -> i32 {
         Ok(prepared) => prepared,
         Err(failure) => return report(&channel, failure),
     };
-    // Held open by the outer process alone: process 1 learns from its end that the outer one died.
-    let Ok((watched, held)) = io::pipe() else { return 70 };
-    let forked = syscalls::fork(|| {
-        drop(held);
-        serve::inner(&channel, &plan, prepared, watched.as_fd())
-    });
+    // Readable once this process ended: process 1 watches it, beside the death signal, which comes only for
+    // a death after it was asked for.
+    let Ok(own) = pidfd_open(getpid(), PidfdFlags::empty()) else { return 70 };
+    let forked = syscalls::fork(|| serve::inner(&channel, &plan, prepared, own.as_fd()));
     match forked {
         Ok(inner) => {
-            drop((channel, watched));
+            drop(channel);
             let _ = rustix::io::retry_on_intr(|| waitpid(Some(inner), WaitOptions::empty()));
             0
         }

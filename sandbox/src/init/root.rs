@@ -15,7 +15,7 @@ use super::identity::Identity;
 use super::{During, Failure, devices};
 use crate::channel::Channel;
 use crate::error::Step;
-use crate::protocol::{Note, Plan, PlanScratch};
+use crate::protocol::{Note, Plan, PlanLower, PlanScratch, Reply, Request};
 use crate::spec::{HOME, USER};
 
 /// Where the pieces are put together, in the sandbox's own mount namespace: the first of these that is a
@@ -31,12 +31,12 @@ pub(super) fn enter(
 ) -> Result<Vec<Note>, Failure> {
     let mut notes = std::mem::take(&mut sources.notes);
     let base = private_base().during(Step::Base)?;
-    mount_seed(channel, &base.join("seed"), &sources)?;
+    mount_seed(channel, &plan.lower, &base.join("seed"), &sources)?;
     notes.extend(mount_overlay(&base, &plan.scratch, &sources, identity).during(Step::Overlay)?);
 
     // The old root stays mounted on top of the new one, out of reach of every path but ".", until /proc
     // is there: the kernel lets a process without privileges mount one only beside another.
-    chdir(&base.join("root")).and_then(|()| pivot_root(".", ".")).during(Step::Root)?;
+    chdir(base.join("root")).and_then(|()| pivot_root(".", ".")).during(Step::Root)?;
     mount_proc().during(Step::Proc)?;
     devices::make(&sources)?;
     sources.attach_binds()?;
@@ -57,12 +57,24 @@ fn private_base() -> io::Result<PathBuf> {
     Ok(base.to_owned())
 }
 
-fn mount_seed(channel: &Channel, target: &Path, sources: &Sources) -> Result<(), Failure> {
-    if let Some(lower) = &sources.lower {
-        return attach(lower.as_fd(), target).during(Step::Seed);
+fn mount_seed(channel: &Channel, plan: &PlanLower, target: &Path, sources: &Sources) -> Result<(), Failure> {
+    let source = match (plan, &sources.lower) {
+        (PlanLower::Seed { source }, _) => source,
+        (PlanLower::Directory(_), Some(tree)) => return attach(tree.as_fd(), target).during(Step::Seed),
+        (PlanLower::Directory(_), None) => {
+            return Err(io::Error::from_raw_os_error(libc::EBADF)).during(Step::Seed);
+        }
+    };
+    let device = seed_fuse::mount::mount_fd(target, source).during(Step::Seed)?;
+    channel.send(&Reply::Seed, &[device.as_fd()]).during(Step::Seed)?;
+    match channel.receive::<Request>().during(Step::Seed)? {
+        Some((Request::SeedServed, _)) => {
+            // A matter of speed, which an ordinary user must do without.
+            seed_fuse::mount::raise_read_ahead(target);
+            Ok(())
+        }
+        _ => Err(io::Error::from_raw_os_error(libc::EPIPE)).during(Step::Seed),
     }
-    let _ = channel;
-    Err(io::Error::from_raw_os_error(libc::ENOSYS)).during(Step::Seed)
 }
 
 /// Puts the throw-away layer over the seed: on the disk where it can be, in memory otherwise.

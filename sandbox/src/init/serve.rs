@@ -11,9 +11,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, Signal, WaitOptions, WaitStatus, kill_process_group, set_parent_process_death_signal, waitpid,
+    Pid, Signal, WaitOptions, WaitStatus, kill_process_group, set_parent_process_death_signal, wait,
 };
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 
 use super::{During, Failure, Prepared, filter, root, syscalls};
 use crate::channel::Channel;
@@ -150,7 +151,7 @@ fn kill_the_rest() -> io::Result<()> {
 
 /// The next child that ended; `None` if none has, or there is none.
 fn next_ended(options: WaitOptions) -> io::Result<Option<(Pid, WaitStatus)>> {
-    match rustix::io::retry_on_intr(|| waitpid(None, options)) {
+    match rustix::io::retry_on_intr(|| wait(options)) {
         Ok(ended) => Ok(ended),
         Err(Errno::CHILD) => Ok(None),
         Err(errno) => Err(errno.into()),
@@ -185,8 +186,8 @@ fn start(execution: &Execution, descriptors: Vec<OwnedFd>) -> io::Result<(Pid, O
     let mut command = Command::new(program);
     command.args(arguments).current_dir(&execution.directory).env_clear().envs(&execution.environment);
 
-    let terminal = if execution.terminal {
-        let (near, far) = open_terminal()?;
+    let terminal = if let Some(size) = execution.terminal {
+        let (near, far) = open_terminal(size)?;
         let near = std::fs::File::from(near);
         command.stdin(near.try_clone()?).stdout(near.try_clone()?).stderr(near);
         syscalls::own_terminal(&mut command);
@@ -204,9 +205,10 @@ fn start(execution: &Execution, descriptors: Vec<OwnedFd>) -> io::Result<(Pid, O
 }
 
 /// A terminal of the sandbox's own: what the command gets, and what the supervisor relays.
-fn open_terminal() -> io::Result<(OwnedFd, OwnedFd)> {
+fn open_terminal((rows, columns): (u16, u16)) -> io::Result<(OwnedFd, OwnedFd)> {
     let far = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     unlockpt(&far)?;
+    tcsetwinsize(&far, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })?;
     let near = ioctl_tiocgptpeer(&far, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     Ok((near, far))
 }

@@ -1,0 +1,31 @@
+//! Sandboxes from the inside and from the outside, on the real kernel, as root and as an ordinary user.
+//!
+//! One program in four roles, by its first argument: the sandbox's first process, the probe that looks
+//! around inside, a supervisor that is there to be killed, and the tests.
+
+mod commands;
+mod harness;
+mod isolation;
+mod killed;
+mod probe;
+mod terminal;
+mod writing;
+
+use std::process::ExitCode;
+
+use harness::Test;
+
+fn main() -> ExitCode {
+    seed_sandbox::main_if_init();
+    let mut arguments = std::env::args().skip(1);
+    match arguments.next().as_deref() {
+        Some(probe::ROLE) => probe::main(arguments),
+        Some(killed::ROLE) => killed::supervise(arguments),
+        Some(terminal::ROLE) => terminal::interactive(arguments),
+        _ => harness::run(&tests()),
+    }
+}
+
+fn tests() -> Vec<Test> {
+    [commands::TESTS, isolation::TESTS, writing::TESTS, terminal::TESTS, killed::TESTS].concat()
+}
