@@ -1,5 +1,7 @@
 //! Mounts of real seeds by the real kernel, each in a mount namespace of its own. Needs root.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
 mod support;
 
 use std::collections::BTreeMap;

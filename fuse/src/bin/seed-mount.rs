@@ -1,3 +1,390 @@
-//! Mounts a seed, as `mount(8)` wants it.
+//! Mounts a seed at a directory, and takes it away again.
+//!
+//! The same code as `seed mount`, as a small program of its own that `mount(8)` and systemd can use:
+//! `mount -t fuse.seed-mount REF DIR -o OPTIONS`.
 
-fn main() {}
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::num::NonZeroU64;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, anyhow, bail};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use seed_fuse::mount::{
+    Failure, MountError, Ready, Refused, Request, mounts, run_detached, run_foreground, runtime_directory,
+    start_detached, status, sweep, unmount,
+};
+use seed_image::reference::{Location, Reference};
+use seed_image::seed::{Seed, label};
+use seed_policy::{Approved, Evidence, Pin, Policy, decide};
+
+/// Where the operator's policy is.
+const POLICY: &str = "/etc/nix-seed/policy.toml";
+
+/// Mounts a seed lazily: its files are there at once, and what is read is fetched, verified and cached
+#[derive(Parser, Debug)]
+#[command(name = "seed-mount", version, max_term_width = 100, after_help = EXAMPLES)]
+struct Arguments {
+    /// The seed: oci:DIR[:TAG][@sha256:…] or HOST[:PORT]/REPOSITORY[:TAG][@sha256:…]
+    #[arg(required_unless_present_any = ["unmount", "list", "serve"])]
+    reference: Option<String>,
+    /// The directory to mount at
+    #[arg(required_unless_present_any = ["unmount", "list", "serve"])]
+    directory: Option<PathBuf>,
+    /// Options as mount(8) gives them: any long option of this program, with its value after `=`
+    #[arg(short = 'o', value_name = "OPTION,…")]
+    _options: Vec<String>,
+    #[command(flatten)]
+    how: How,
+    /// Take the mount at DIR away, and wait until its server has ended
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["reference", "list"])]
+    unmount: Option<PathBuf>,
+    /// With --unmount: also while it is in use
+    #[arg(long)]
+    lazy: bool,
+    /// Print the live mounts and their counters, a line of JSON for each
+    #[arg(long, conflicts_with = "reference")]
+    list: bool,
+    /// Print what was mounted as a line of JSON
+    #[arg(long)]
+    json: bool,
+    /// Say more in the log; twice: even more
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Be the server process of a mount
+    #[arg(long, hide = true)]
+    serve: bool,
+    /// What mount(8) passes and means nothing here
+    #[arg(short = 't', hide = true)]
+    _kind: Option<String>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  seed-mount ghcr.io/example/project-seed@sha256:… /nix/store
+  seed-mount oci:/srv/seeds:latest /nix --subtree nix --rw /var/tmp/nix --allow-tag
+  seed-mount --unmount /nix/store";
+
+/// How a seed is mounted: the options that mount(8) may give as well.
+#[derive(clap::Args, Debug, Clone)]
+struct How {
+    /// What of the image to mount
+    #[arg(long, value_name = "PATH", default_value = "nix/store")]
+    subtree: String,
+    /// Mount the whole image, as --subtree '' does
+    #[arg(long, conflicts_with = "subtree")]
+    root: bool,
+    /// Make the mount writable; changes go to DIR
+    #[arg(long, value_name = "DIR")]
+    rw: Option<PathBuf>,
+    /// Copy the seed's Nix database to /nix/var/nix/db, unless there is one
+    #[arg(long)]
+    database: bool,
+    /// Keep chunks here [default: /var/cache/nix-seed, or $XDG_CACHE_HOME/nix-seed]
+    #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
+    cache: Option<PathBuf>,
+    /// Keep chunks in memory only
+    #[arg(long)]
+    no_cache: bool,
+    /// Most bytes that the cache may take on disk
+    #[arg(long, value_name = "BYTES", default_value_t = 20 << 30)]
+    cache_limit: u64,
+    /// Connections to the registry
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+    connections: u16,
+    /// Seconds after which a read fails
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    deadline: u64,
+    /// Do not fetch what lies around what is read
+    #[arg(long)]
+    no_neighbours: bool,
+    /// Do not fetch everything while the link is idle
+    #[arg(long)]
+    no_fill: bool,
+    /// Most bytes per second that this may take
+    #[arg(long, value_name = "BYTES")]
+    fill_rate: Option<NonZeroU64>,
+    /// Speak plain HTTP to this registry
+    #[arg(long, value_name = "HOST[:PORT]")]
+    insecure: Vec<String>,
+    /// The policy that judges the seed [default: /etc/nix-seed/policy.toml]
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Accept a tag without a digest
+    #[arg(long)]
+    allow_tag: bool,
+    /// Do not detach: serve until the mount is taken away (for systemd units of Type=notify)
+    #[arg(long, short = 'f')]
+    foreground: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = match parse(std::env::args_os()) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let code = if error.use_stderr() { 2 } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    log_to_stderr(arguments.verbose, arguments.serve);
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let broken_pipe = error.chain().any(|cause| {
+                cause.downcast_ref::<io::Error>().is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)
+            });
+            if broken_pipe {
+                return ExitCode::SUCCESS;
+            }
+            let _ = writeln!(io::stderr(), "seed-mount: {error:#}");
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<MountError>().map(MountError::failure) {
+        Some(Failure::Refused) => 3,
+        Some(Failure::Integrity) => 4,
+        Some(Failure::Failed) | None => 1,
+    }
+}
+
+fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Arguments, clap::Error> {
+    let parsed = Arguments::try_parse_from(expand_mount_options(arguments))?;
+    // Not `requires`: clap passes over it where a conflict with the required one is given.
+    if parsed.lazy && parsed.unmount.is_none() {
+        let message = "--lazy goes with --unmount";
+        return Err(Arguments::command().error(ErrorKind::MissingRequiredArgument, message));
+    }
+    Ok(parsed)
+}
+
+/// Writes `-o a,b=c` as `--a --b=c`, which is how mount(8) and fstab(5) give options. What they have for
+/// every file system means nothing here and is left out.
+fn expand_mount_options(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    const GENERIC: [&str; 19] = [
+        "ro", "rw", "defaults", "auto", "noauto", "nofail", "user", "nouser", "users", "owner", "group",
+        "_netdev", "dev", "nodev", "suid", "nosuid", "exec", "atime", "noatime",
+    ];
+    let mut expanded = Vec::new();
+    let mut arguments = arguments.peekable();
+    while let Some(argument) = arguments.next() {
+        let list = match argument.to_str().and_then(|argument| argument.strip_prefix("-o")) {
+            Some("") => arguments.next_if(|next| next.to_str().is_some()),
+            Some(list) => Some(OsString::from(list)),
+            None => None,
+        };
+        let Some(list) = list.as_deref().and_then(OsStr::to_str) else {
+            expanded.push(argument);
+            continue;
+        };
+        for option in list.split(',') {
+            let (name, value) = option.split_once('=').unwrap_or((option, ""));
+            // `rw` alone is mount(8)'s; `rw=DIR` is ours.
+            if GENERIC.contains(&option) || name.starts_with("x-") || name == "comment" || name.is_empty() {
+                continue;
+            }
+            let name = name.replace('_', "-");
+            let separator = if option.contains('=') { "=" } else { "" };
+            expanded.push(format!("--{name}{separator}{value}").into());
+        }
+    }
+    expanded
+}
+
+fn log_to_stderr(verbose: u8, server: bool) {
+    let level = match (verbose, server) {
+        (0, false) => tracing::Level::WARN,
+        (0, true) | (1, _) => tracing::Level::INFO,
+        (2, _) => tracing::Level::DEBUG,
+        _ => tracing::Level::TRACE,
+    };
+    let to_terminal = io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(to_terminal);
+    log.with_target(false).init();
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let how = &arguments.how;
+    if arguments.serve {
+        run_detached(&|request, seed| judge(how, request, seed).map(drop))?;
+        return Ok(());
+    }
+    let runtime = runtime_directory();
+    let swept = sweep(&runtime)?;
+    for directory in &swept.unmounted {
+        tracing::warn!(directory = %directory.display(), "the server of a mount was killed: the mount is taken away");
+    }
+    if let Some(directory) = &arguments.unmount {
+        unmount(&runtime, directory, arguments.lazy)?;
+        return Ok(());
+    }
+    if arguments.list {
+        return list(&runtime);
+    }
+    let (Some(reference), Some(directory)) = (&arguments.reference, &arguments.directory) else {
+        bail!("a seed and a directory are needed");
+    };
+    let request = request(how, reference, directory)?;
+    if how.foreground {
+        let judge = |request: &Request, seed: &Seed| judge(how, request, seed).map(drop);
+        run_foreground(&request, &judge, |ready| {
+            notify_systemd();
+            let _ = report(arguments, ready);
+        })?;
+        return Ok(());
+    }
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let mut passed = vec![OsString::from("--serve")];
+    passed.extend(how.policy.iter().flat_map(|file| ["--policy".into(), absolute(file).into_os_string()]));
+    passed.extend(how.allow_tag.then(|| "--allow-tag".into()));
+    passed.extend((0..arguments.verbose).map(|_| "-v".into()));
+    let passed: Vec<_> = passed.iter().map(OsString::as_os_str).collect();
+    let ready = start_detached(&program, &passed, &request)?;
+    report(arguments, &ready)
+}
+
+fn request(how: &How, reference: &str, directory: &Path) -> anyhow::Result<Request> {
+    let mut reference: Reference = reference.parse()?;
+    if let Location::Layout(layout) = &mut reference.location {
+        *layout = absolute(layout);
+    }
+    let subtree = if how.root { "" } else { how.subtree.trim_matches('/') };
+    let cache = if how.no_cache { None } else { Some(how.cache.clone().unwrap_or_else(default_cache)) };
+    Ok(Request {
+        writable: how.rw.as_deref().map(absolute),
+        database: how.database.then(|| PathBuf::from("/nix/var/nix/db")),
+        cache: cache.as_deref().map(absolute),
+        cache_limit: how.cache_limit,
+        connections: how.connections.into(),
+        read_deadline: Duration::from_secs(how.deadline),
+        neighbours: !how.no_neighbours,
+        fill: !how.no_fill,
+        fill_rate: how.fill_rate,
+        insecure_hosts: how.insecure.clone(),
+        ..Request::new(&reference, &absolute(directory), subtree)
+    })
+}
+
+/// The verdict of the operator's policy on the seed that was opened.
+fn judge(how: &How, request: &Request, seed: &Seed) -> Result<Approved, Refused> {
+    let policy = read_policy(how.policy.as_deref()).map_err(|error| Refused(format!("{error:#}")))?;
+    let reference: Reference = request.reference.parse().map_err(|error| Refused(format!("{error}")))?;
+    let pin = match reference.digest {
+        Some(digest) => Pin::Reference(digest),
+        None => Pin::Tag { tag: reference.tag.unwrap_or_default(), allowed: how.allow_tag },
+    };
+    let mut evidence = Evidence::new(pin, seed.digest);
+    evidence.seed.system = seed.label(label::SYSTEM).and_then(|system| system.parse().ok());
+    evidence.seed.flake_lock = seed.label(label::FLAKE_LOCK).and_then(|digest| digest.parse().ok());
+    decide(&policy, &evidence, SystemTime::now()).map_err(|refusal| Refused(refusal.to_string()))
+}
+
+fn read_policy(file: Option<&Path>) -> anyhow::Result<Policy> {
+    let chosen = file.unwrap_or(Path::new(POLICY));
+    match fs::read_to_string(chosen) {
+        Ok(text) => Policy::parse(&text).with_context(|| format!("cannot use {}", chosen.display())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && file.is_none() => Ok(Policy::default()),
+        Err(error) => Err(anyhow!(error).context(format!("cannot read {}", chosen.display()))),
+    }
+}
+
+fn report(arguments: &Arguments, ready: &Ready) -> anyhow::Result<()> {
+    if arguments.json {
+        writeln!(io::stdout(), "{}", serde_json::to_string(ready)?)?;
+    } else if arguments.verbose > 0
+        || arguments.reference.as_ref().is_some_and(|text| !text.contains("@sha256:"))
+    {
+        let (digest, directory) = (&ready.state.digest, ready.state.directory.display());
+        writeln!(io::stderr(), "mounted {digest} at {directory} in {:.2} s", ready.took.as_secs_f64())?;
+    }
+    Ok(())
+}
+
+fn list(runtime: &Path) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    for state in mounts(runtime)? {
+        match status(runtime, &state) {
+            Ok(status) => writeln!(stdout, "{}", serde_json::to_string(&status)?)?,
+            Err(error) => {
+                tracing::warn!(directory = %state.directory.display(), "no status: {:#}", anyhow!(error))
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Tells the service manager that the mount is ready (`sd_notify(3)`), if one waits for it.
+fn notify_systemd() {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let path = socket.as_encoded_bytes();
+    let address = match path.strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(&socket),
+    };
+    let sent = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address));
+    if let Err(error) = sent {
+        tracing::warn!(%error, "the service manager cannot be told");
+    }
+}
+
+fn default_cache() -> PathBuf {
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let user = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or(home);
+    match user.filter(|_| !rustix::process::geteuid().is_root()) {
+        Some(cache) => cache.join("nix-seed"),
+        None => PathBuf::from("/var/cache/nix-seed"),
+    }
+}
+
+/// The server process has another working directory.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Arguments, clap::Error> {
+        parse(line.split(' ').map(OsString::from))
+    }
+
+    #[test]
+    fn mount_options_are_long_options() {
+        let line = "seed-mount oci:/s /m -o ro,nodev,rw=/w,allow_tag,cache_limit=5,x-systemd.automount,subtree=nix --no-fill";
+        let parsed = read(line).unwrap();
+        assert_eq!(parsed.how.rw.as_deref(), Some(Path::new("/w")));
+        assert_eq!((parsed.how.cache_limit, parsed.how.subtree.as_str()), (5, "nix"));
+        assert!(parsed.how.allow_tag && parsed.how.no_fill);
+        assert!(read("seed-mount oci:/s /m -orw,no_fill").unwrap().how.no_fill);
+    }
+
+    #[test]
+    fn usage_errors() {
+        for line in [
+            "seed-mount",
+            "seed-mount oci:/s",
+            "seed-mount oci:/s /m -o nonsense",
+            "seed-mount oci:/s /m -o",
+            "seed-mount oci:/s /m --connections 0",
+            "seed-mount oci:/s /m --lazy",
+            "seed-mount oci:/s /m --cache /c --no-cache",
+        ] {
+            assert!(read(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_argument_table_is_sound() {
+        Arguments::command().debug_assert();
+    }
+}

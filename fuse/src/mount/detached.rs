@@ -13,10 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use seed_format::{Digest, json};
+use seed_format::json;
 use seed_image::reference::Reference;
+use seed_image::seed::Seed;
 use seed_image::transport::{self, TransportOptions};
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -24,7 +25,10 @@ use signal_hook::iterator::Signals;
 
 use super::runtime::{self, MountState, answer_status, namespace, prepare, start_time, write_state};
 use super::server::mount_as;
-use super::{MountError, OpenOptions as SeedOptions, SeedFs, open_seed, overlay, unmount_lazily};
+use super::{
+    Failure, MountError, Mounted, OpenError, OpenOptions as SeedOptions, SeedFs, open_seed, overlay,
+    unmount_lazily,
+};
 use crate::fetch;
 use crate::tree::{ROOT, TreeError};
 
@@ -36,10 +40,8 @@ const DATABASE: [&[u8]; 5] = [b"nix", b"var", b"nix", b"db", b"db.sqlite"];
 /// What a server process shall mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
-    /// Where the seed is: a [`Reference`].
+    /// Which seed: a [`Reference`]. Where it has no digest, its tag is resolved once.
     pub reference: String,
-    /// Its digest.
-    pub digest: Digest,
     /// The directory to mount at.
     pub directory: PathBuf,
     /// What of the image to mount: `nix/store`, `nix`, or nothing for all.
@@ -70,12 +72,11 @@ pub struct Request {
 
 impl Request {
     /// A request with everything else as it is by default.
-    pub fn new(reference: &Reference, digest: Digest, directory: &Path, subtree: &str) -> Self {
+    pub fn new(reference: &Reference, directory: &Path, subtree: &str) -> Self {
         let fetch::Config { connections, read_deadline, neighbours, fill, fill_rate, .. } =
             Default::default();
         Self {
             reference: reference.to_string(),
-            digest,
             directory: directory.to_owned(),
             subtree: subtree.to_owned(),
             writable: None,
@@ -109,13 +110,22 @@ pub struct Ready {
 #[serde(rename_all = "snake_case")]
 enum Answer {
     Ready(Box<Ready>),
-    Failed { message: String, integrity: bool },
+    Failed { message: String, failure: Failure },
 }
+
+/// Why a seed may not be mounted, in words for the user.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub String);
+
+/// Says whether an opened seed may be mounted: the verdict of a policy, which this crate knows nothing of.
+/// Called when the seed's manifest and configuration were verified and before anything is mounted.
+pub type Judge<'a> = &'a dyn Fn(&Request, &Seed) -> Result<(), Refused>;
 
 /// Runs `program` with `arguments`, which must lead to [`run_detached`], and waits until its mount is ready.
 pub fn start_detached(program: &Path, arguments: &[&OsStr], request: &Request) -> Result<Ready, MountError> {
     prepare(&request.runtime)?;
-    let log = request.runtime.join(format!("{}.log", new_id(&request.digest)));
+    let log = request.runtime.join(format!("{}.log", new_id()));
     let mut open = OpenOptions::new();
     let log_file = open.create(true).append(true).mode(0o600).open(&log);
     let log_file = log_file.map_err(|source| MountError::Runtime { path: log.clone(), source })?;
@@ -138,10 +148,10 @@ pub fn start_detached(program: &Path, arguments: &[&OsStr], request: &Request) -
     let answer = sent.and(answered).ok().and_then(|_| json::from_slice(&line, MAX_JSON).ok());
     match answer {
         Some(Answer::Ready(ready)) => Ok(*ready),
-        Some(Answer::Failed { message, integrity }) => {
+        Some(Answer::Failed { message, failure }) => {
             let _ = child.wait();
             let _ = fs::remove_file(&log);
-            Err(MountError::Remote { message, integrity })
+            Err(MountError::Remote { message, failure })
         }
         None => {
             let _ = child.kill();
@@ -151,29 +161,36 @@ pub fn start_detached(program: &Path, arguments: &[&OsStr], request: &Request) -
     }
 }
 
-/// The server process: mounts what its standard input says, and serves it until it is unmounted.
+/// The server process: mounts what its standard input says, if `judge` allows it, and serves it until it is
+/// unmounted.
 ///
 /// Whoever calls this has set up logging to standard error. Errors before the mount is ready are told to the
 /// command, later ones to the log; the result says whether all went well.
-pub fn run_detached() -> Result<(), MountError> {
-    let begin = SystemTime::now();
-    bound_allocator();
+pub fn run_detached(judge: Judge<'_>) -> Result<(), MountError> {
     // Not with the command's terminal any more. Fails only for a process that leads a session already.
     let _ = rustix::process::setsid();
     let mut text = Vec::new();
     let read = io::stdin().take(MAX_JSON as u64 + 1).read_to_end(&mut text);
     let request = read.and_then(|_| json::from_slice(&text, MAX_JSON).map_err(io::Error::other));
-    let mounted = request.map_err(MountError::Spawn).and_then(|request: Request| Mount::make(&request));
+    let mounted = request.map_err(MountError::Spawn).and_then(|request| Mount::make(&request, judge));
     let answer = match &mounted {
-        Ok(mount) => Answer::Ready(Box::new(Ready {
-            state: mount.state.clone(),
-            took: begin.elapsed().unwrap_or_default(),
-            bytes_fetched: mount.fs.stats().bytes_fetched,
-        })),
-        Err(error) => Answer::Failed { message: chain(error), integrity: error.is_integrity() },
+        Ok(mount) => Answer::Ready(Box::new(mount.ready())),
+        Err(error) => Answer::Failed { message: chain(error), failure: error.failure() },
     };
     tell(&answer).map_err(MountError::Spawn)?;
     mounted?.serve()
+}
+
+/// Mounts in this process, if `judge` allows it, calls `on_ready`, and serves the mount until it is
+/// unmounted.
+pub fn run_foreground(
+    request: &Request,
+    judge: Judge<'_>,
+    on_ready: impl FnOnce(&Ready),
+) -> Result<(), MountError> {
+    let mount = Mount::make(request, judge)?;
+    on_ready(&mount.ready());
+    mount.serve()
 }
 
 /// Writes the answer, and lets go of the command's pipes.
@@ -193,24 +210,27 @@ struct Mount {
     runtime: PathBuf,
     state: MountState,
     fs: Arc<SeedFs>,
-    mounted: super::Mounted,
+    mounted: Mounted,
+    took: Duration,
 }
 
 impl Mount {
-    fn make(request: &Request) -> Result<Self, MountError> {
+    fn make(request: &Request, judge: Judge<'_>) -> Result<Self, MountError> {
+        let begin = Instant::now();
+        bound_allocator();
         let failed = |source| MountError::Directory { directory: request.directory.clone(), source };
         let directory = request.directory.canonicalize().map_err(failed)?;
         let fs = open(request)?;
+        judge(request, fs.seed())?;
         if let Some(database) = &request.database {
             install_database(&fs, database)?;
         }
         let pid = i32::try_from(std::process::id()).unwrap_or_default();
         let log = std::env::var_os("NIX_SEED_LOG_FILE").map(PathBuf::from).unwrap_or_default();
-        let id =
-            log.file_stem().and_then(OsStr::to_str).map_or_else(|| new_id(&request.digest), str::to_owned);
+        let id = log.file_stem().and_then(OsStr::to_str).map_or_else(new_id, str::to_owned);
         let state = MountState {
             id,
-            digest: request.digest,
+            digest: *fs.digest(),
             reference: request.reference.clone(),
             directory: directory.clone(),
             subtree: request.subtree.clone(),
@@ -223,29 +243,25 @@ impl Mount {
         };
         prepare(&request.runtime)?;
         write_state(&request.runtime, &state)?;
-        let made = Self::make_with_state(request, &state, &fs, &directory);
-        if made.is_err() {
-            runtime::remove(&request.runtime, &state.id);
+        match mount_with_state(request, &state, &fs) {
+            Ok(mounted) => {
+                let (runtime, took) = (request.runtime.clone(), begin.elapsed());
+                Ok(Self { runtime, state, fs, mounted, took })
+            }
+            Err(error) => {
+                runtime::remove(&request.runtime, &state.id);
+                Err(error)
+            }
         }
-        made
     }
 
-    fn make_with_state(
-        request: &Request,
-        state: &MountState,
-        fs: &Arc<SeedFs>,
-        directory: &Path,
-    ) -> Result<Self, MountError> {
-        answer_status(&request.runtime, state.clone(), Arc::clone(fs))?;
-        let mounted = mount_as(Arc::clone(fs), directory, request.subtree.as_bytes(), &state.id)?;
-        if let Some(writable) = &request.writable {
-            overlay::lay(directory, writable, &state.id)?;
-        }
-        Ok(Self { runtime: request.runtime.clone(), state: state.clone(), fs: Arc::clone(fs), mounted })
+    fn ready(&self) -> Ready {
+        let bytes_fetched = self.fs.stats().bytes_fetched;
+        Ready { state: self.state.clone(), took: self.took, bytes_fetched }
     }
 
     fn serve(self) -> Result<(), MountError> {
-        let Self { runtime, state, mounted, fs: _fs } = self;
+        let Self { runtime, state, mounted, .. } = self;
         let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(MountError::Spawn)?;
         let (on_signal, signal_runtime) = (state.clone(), runtime.clone());
         let end = move || {
@@ -266,12 +282,25 @@ impl Mount {
     }
 }
 
+fn mount_with_state(request: &Request, state: &MountState, fs: &Arc<SeedFs>) -> Result<Mounted, MountError> {
+    answer_status(&request.runtime, state.clone(), Arc::clone(fs))?;
+    let mounted = mount_as(Arc::clone(fs), &state.directory, request.subtree.as_bytes(), &state.id)?;
+    if let Some(writable) = &request.writable {
+        overlay::lay(&state.directory, writable, &state.id)?;
+    }
+    Ok(mounted)
+}
+
 fn open(request: &Request) -> Result<Arc<SeedFs>, MountError> {
     let reference: Reference =
         request.reference.parse().map_err(|error| MountError::Spawn(io::Error::other(error)))?;
     let insecure_hosts = request.insecure_hosts.clone();
     let options = TransportOptions { insecure_hosts, ..TransportOptions::from_env() };
-    let transport = transport::open(&reference.location, &options).map_err(super::OpenError::Place)?;
+    let transport = transport::open(&reference.location, &options).map_err(OpenError::Place)?;
+    let digest = match reference.digest {
+        Some(digest) => digest,
+        None => transport::resolve(&*transport, &reference).map_err(OpenError::Place)?.digest,
+    };
     let options = SeedOptions {
         cache: request.cache.clone(),
         cache_limit: request.cache_limit,
@@ -285,7 +314,7 @@ fn open(request: &Request) -> Result<Arc<SeedFs>, MountError> {
         },
         ..SeedOptions::default()
     };
-    Ok(open_seed(transport, &request.digest, &options)?)
+    Ok(open_seed(transport, &digest, &options)?)
 }
 
 /// Copies the seed's database of registered paths to `directory`, unless one is there.
@@ -314,10 +343,10 @@ fn install_database(fs: &SeedFs, directory: &Path) -> Result<(), MountError> {
     fs::rename(&unfinished, &target).map_err(failed)
 }
 
-/// A name that no other mount has: the seed, the process, the time.
-fn new_id(digest: &Digest) -> String {
+/// A name that no other mount has: process and time.
+fn new_id() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
-    format!("seed-{}-{}-{now:x}", &digest.hex()[..12], std::process::id())
+    format!("seed-{}-{now:x}", std::process::id())
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

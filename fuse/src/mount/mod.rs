@@ -16,7 +16,7 @@ mod server;
 use std::io;
 use std::path::PathBuf;
 
-pub use detached::{Ready, Request, run_detached, start_detached};
+pub use detached::{Judge, Ready, Refused, Request, run_detached, run_foreground, start_detached};
 pub use device::{FILE_SYSTEM, mount_fd, raise_read_ahead, unmount_lazily};
 pub use open::{OpenError, OpenOptions, SeedFs, open_seed};
 pub use runtime::{MountState, Status, Swept, mounts, runtime_directory, status, sweep, unmount};
@@ -101,20 +101,37 @@ pub enum MountError {
     Remote {
         /// The whole chain of causes.
         message: String,
-        /// Whether bytes came that are not those of the seed.
-        integrity: bool,
+        /// Of which kind it is.
+        failure: Failure,
     },
+    /// The seed may not be mounted.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+}
+
+/// What kind of failure an error is, as exit codes tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Failure {
+    /// Something did not work: exit code 1.
+    Failed,
+    /// A policy refused the seed: exit code 3.
+    Refused,
+    /// Bytes came that are not those of the seed: exit code 4.
+    Integrity,
 }
 
 impl MountError {
-    /// Whether bytes came that are not those of the seed: exit code 4 of every command.
-    pub fn is_integrity(&self) -> bool {
-        match self {
+    /// What kind of failure this is.
+    pub fn failure(&self) -> Failure {
+        let integrity = match self {
+            Self::Remote { failure, .. } => return *failure,
+            Self::Refused(_) => return Failure::Refused,
             Self::Open(error) => error.is_integrity(),
             Self::Tree(TreeError::Fetch(error)) => error.is_integrity(),
             Self::Tree(TreeError::Index(_)) => true,
-            Self::Remote { integrity, .. } => *integrity,
             _ => false,
-        }
+        };
+        if integrity { Failure::Integrity } else { Failure::Failed }
     }
 }

@@ -17,6 +17,7 @@ pub(super) fn lay(directory: &Path, writable: &Path, source: &str) -> Result<(),
         writable: writable.to_owned(),
         source,
     };
+    fs::create_dir_all(writable).map_err(failed)?;
     let writable = writable.canonicalize().map_err(failed)?;
     let (upper, work) = (writable.join("upper"), writable.join("work"));
     fs::create_dir_all(&upper).map_err(failed)?;

@@ -1,0 +1,340 @@
+//! `seed-mount` as its users run it: processes that detach, are killed, and are cleaned up after. Needs root.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use seed_fuse::mount::{Ready, Status};
+use support::{Seed, in_private_namespace, pack};
+
+const NAME: &str = "00000000000000000000000000000000-tool";
+
+struct World {
+    root: tempfile::TempDir,
+    seed: Seed,
+}
+
+impl World {
+    /// A seed, and a `/run` of its own.
+    fn new() -> Self {
+        rustix::mount::mount("none", "/run", "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let store = root.path().join("store");
+        fs::create_dir_all(store.join(NAME).join("bin")).unwrap();
+        fs::write(store.join(NAME).join("bin/tool"), "#!/bin/sh\necho works\n").unwrap();
+        fs::set_permissions(store.join(NAME).join("bin/tool"), fs::Permissions::from_mode(0o555)).unwrap();
+        fs::write(store.join(NAME).join("data"), vec![7; 300_000]).unwrap();
+        fs::create_dir(root.path().join("mnt")).unwrap();
+        let seed = pack(&store, &[vec![NAME.to_owned()]], &[], &root.path().join("layout"), 64 << 10);
+        Self { root, seed }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    fn reference(&self) -> String {
+        format!("oci:{}@{}", self.seed.layout.display(), self.seed.digest)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_seed-mount"));
+        command.current_dir(self.root.path());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command().args(arguments).output().unwrap()
+    }
+
+    fn mount(&self, at: &str, more: &[&str]) -> Ready {
+        let reference = self.reference();
+        let arguments = [&[reference.as_str(), at, "--json", "--cache", "cache"], more].concat();
+        let output = self.run(&arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    fn statuses(&self) -> Vec<Status> {
+        let output = self.run(&["--list"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn unmount(&self, at: &str) {
+        let output = self.run(&["--unmount", at]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+fn is_mounted(directory: &Path) -> bool {
+    let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    table.contains(&format!(" {} ", directory.display()))
+}
+
+fn alive(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what} did not happen");
+        std::thread::yield_now();
+    }
+}
+
+fn state_files() -> usize {
+    fs::read_dir("/run/nix-seed").map_or(0, |entries| entries.count())
+}
+
+fn send(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+#[test]
+fn mount_use_unmount() {
+    in_private_namespace(|| {
+        let world = World::new();
+        let ready = world.mount("mnt", &[]);
+        assert_eq!(ready.state.digest, world.seed.digest);
+        let tool = world.path("mnt").join(NAME).join("bin/tool");
+        assert_eq!(Command::new(tool).output().unwrap().stdout, b"works\n");
+
+        let statuses = world.statuses();
+        assert_eq!(statuses.len(), 1);
+        assert_eq!(statuses[0].state, ready.state);
+        assert!(statuses[0].stats.fuse_lookups > 0 && statuses[0].stats.bytes_fetched > 0);
+        assert!(statuses[0].resident > 1 << 20);
+
+        // It holds nothing of who started it.
+        for (fd, target) in [(0, "/dev/null"), (1, "/dev/null")] {
+            let link = fs::read_link(format!("/proc/{}/fd/{fd}", ready.state.pid)).unwrap();
+            assert_eq!(link, Path::new(target));
+        }
+        assert_eq!(fs::read_link(format!("/proc/{}/cwd", ready.state.pid)).unwrap(), Path::new("/"));
+
+        world.unmount("mnt");
+        assert!(!alive(ready.state.pid) && !is_mounted(&world.path("mnt")));
+        assert_eq!(state_files(), 0);
+        let again = world.run(&["--unmount", "mnt"]);
+        assert_eq!(again.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&again.stderr).contains("is not a mounted seed"));
+    });
+}
+
+#[test]
+fn a_mount_in_use_stays_unless_it_is_forced() {
+    in_private_namespace(|| {
+        let world = World::new();
+        let ready = world.mount("mnt", &[]);
+        let file = fs::File::open(world.path("mnt").join(NAME).join("data")).unwrap();
+        let refused = world.run(&["--unmount", "mnt"]);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(is_mounted(&world.path("mnt")) && alive(ready.state.pid));
+
+        assert!(world.run(&["--unmount", "mnt", "--lazy"]).status.success());
+        assert!(!is_mounted(&world.path("mnt")));
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut { &file }, &mut bytes).unwrap();
+        assert_eq!(bytes, vec![7; 300_000], "who has it open goes on reading");
+        drop(file);
+        wait_until("the end of the server", || !alive(ready.state.pid) && state_files() == 0);
+    });
+}
+
+#[test]
+fn the_next_command_cleans_up_after_a_killed_server() {
+    in_private_namespace(|| {
+        let world = World::new();
+        fs::create_dir(world.path("other")).unwrap();
+        let killed = world.mount("mnt", &[]);
+        let living = world.mount("other", &[]);
+        send(killed.state.pid, Signal::KILL);
+        wait_until("its death", || !alive(killed.state.pid));
+        assert!(is_mounted(&world.path("mnt")));
+        let error = fs::read(world.path("mnt").join(NAME).join("data")).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOTCONN), "it fails closed");
+
+        let statuses = world.statuses();
+        assert_eq!(statuses.len(), 1);
+        assert_eq!(statuses[0].state.pid, living.state.pid);
+        assert!(!is_mounted(&world.path("mnt")));
+        assert!(is_mounted(&world.path("other")) && alive(living.state.pid), "a live mount is not touched");
+
+        // And the place can be used again, with what the killed one had cached.
+        world.mount("mnt", &[]);
+        assert_eq!(fs::read(world.path("mnt").join(NAME).join("data")).unwrap(), vec![7; 300_000]);
+        world.unmount("mnt");
+        world.unmount("other");
+        assert_eq!(state_files(), 0);
+    });
+}
+
+#[test]
+fn a_terminated_server_takes_its_mount_along() {
+    in_private_namespace(|| {
+        let world = World::new();
+        let ready = world.mount("mnt", &["--rw", "rw"]);
+        send(ready.state.pid, Signal::TERM);
+        wait_until("the end", || !alive(ready.state.pid));
+        assert!(!is_mounted(&world.path("mnt")));
+        assert_eq!(state_files(), 0);
+    });
+}
+
+#[test]
+fn a_writable_mount() {
+    in_private_namespace(|| {
+        let world = World::new();
+        fs::create_dir(world.path("rw")).unwrap();
+        world.mount("mnt", &["--rw", "rw"]);
+        let mnt = world.path("mnt");
+        fs::write(mnt.join("new"), "new").unwrap();
+        fs::remove_file(mnt.join(NAME).join("data")).unwrap();
+        assert_eq!(fs::read(mnt.join("new")).unwrap(), b"new");
+        assert!(!mnt.join(NAME).join("data").exists());
+        world.unmount("mnt");
+        assert!(!is_mounted(&mnt));
+        assert_eq!(fs::read(world.path("rw/upper/new")).unwrap(), b"new");
+
+        let killed = world.mount("mnt", &["--rw", "rw"]);
+        send(killed.state.pid, Signal::KILL);
+        wait_until("its death", || !alive(killed.state.pid));
+        assert_eq!(world.statuses(), Vec::new());
+        assert!(!is_mounted(&mnt), "both mounts are taken away");
+    });
+}
+
+#[test]
+fn exit_codes() {
+    in_private_namespace(|| {
+        let world = World::new();
+        let code = |arguments: &[&str]| {
+            let output = world.run(arguments);
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        let tag = format!("oci:{}:latest", world.seed.layout.display());
+        let (refused, message) = code(&[&tag, "mnt", "--no-cache"]);
+        assert_eq!(refused, Some(3), "{message}");
+        assert!(
+            message.contains("--allow-tag") && message.contains(&world.seed.digest.to_string()),
+            "{message}"
+        );
+        let (allowed, message) = code(&[&tag, "mnt", "--no-cache", "--allow-tag"]);
+        assert_eq!(allowed, Some(0), "{message}");
+        assert!(message.contains(&world.seed.digest.to_string()), "what the tag meant is said: {message}");
+        world.unmount("mnt");
+
+        assert_eq!(code(&["nonsense"]).0, Some(2));
+        let missing = format!("oci:{}@sha256:{}", world.seed.layout.display(), "0".repeat(64));
+        assert_eq!(code(&[&missing, "mnt", "--no-cache"]).0, Some(1));
+        assert_eq!(code(&[&world.reference(), "nowhere", "--no-cache"]).0, Some(1));
+        assert_eq!(code(&[&world.reference(), "mnt", "--no-cache", "--subtree", "nix/var"]).0, Some(1));
+
+        fs::write(world.path("policy.toml"), "level = \"zero\"\n").unwrap();
+        let (refused, message) = code(&[&world.reference(), "mnt", "--no-cache", "--policy", "policy.toml"]);
+        assert_eq!(refused, Some(3), "{message}");
+
+        let manifest = world.seed.layout.join("blobs/sha256").join(world.seed.digest.hex());
+        fs::set_permissions(&manifest, fs::Permissions::from_mode(0o644)).unwrap();
+        let mut bytes = fs::read(&manifest).unwrap();
+        let at = bytes.len() - 1;
+        bytes[at] = b' ';
+        fs::write(&manifest, bytes).unwrap();
+        let (violated, message) = code(&[&world.reference(), "mnt", "--no-cache"]);
+        assert_eq!(violated, Some(4), "{message}");
+        assert!(!is_mounted(&world.path("mnt")));
+        assert_eq!(state_files(), 0, "no failure leaves anything");
+    });
+}
+
+#[test]
+fn a_service_is_told_when_the_mount_is_ready() {
+    in_private_namespace(|| {
+        let world = World::new();
+        let socket = UnixDatagram::bind(world.path("notify")).unwrap();
+        let mut server: Child = world
+            .command()
+            .args([world.reference().as_str(), "mnt", "--foreground", "--no-cache"])
+            .env("NOTIFY_SOCKET", world.path("notify"))
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut message = [0; 64];
+        let len = socket.recv(&mut message).unwrap();
+        assert_eq!(&message[..len], b"READY=1");
+        assert!(world.path("mnt").join(NAME).is_dir());
+        world.unmount("mnt");
+        assert!(server.wait().unwrap().success());
+    });
+}
+
+/// As an ordinary user: in a user namespace of its own, where it is root.
+#[test]
+fn without_root() {
+    in_private_namespace(|| {
+        let world = World::new();
+        let own = |name: &str| {
+            let path = world.path(name);
+            fs::create_dir_all(&path).unwrap();
+            std::os::unix::fs::chown(&path, Some(65534), Some(65534)).unwrap();
+            path.display().to_string()
+        };
+        // A device that users may open, as distributions have it, and a program that they may run.
+        rustix::mount::mount("none", "/run", "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+        let node = Path::new("/run/fuse");
+        let mode = rustix::fs::Mode::from_raw_mode(0o666);
+        let device = rustix::fs::makedev(10, 229);
+        rustix::fs::mknodat(rustix::fs::CWD, node, rustix::fs::FileType::CharacterDevice, mode, device)
+            .unwrap();
+        fs::set_permissions(node, fs::Permissions::from_mode(0o666)).unwrap();
+        rustix::mount::mount_bind(node, "/dev/fuse").unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_seed-mount"), world.path("seed-mount")).unwrap();
+        fs::set_permissions(world.path("seed-mount"), fs::Permissions::from_mode(0o755)).unwrap();
+
+        let (mnt, rw, cache, run) = (own("user-mnt"), own("user-rw"), own("user-cache"), own("user-run"));
+        let script = format!(
+            "set -eu; export XDG_RUNTIME_DIR={run}; cd {root}
+             ./seed-mount {reference} {mnt} --cache {cache} --rw {rw}
+             {mnt}/{NAME}/bin/tool
+             cksum < {mnt}/{NAME}/data
+             echo new > {mnt}/new
+             ! cat {mnt}/missing 2> /dev/null
+             ./seed-mount --unmount {mnt}
+             ls {run}/nix-seed {mnt}",
+            root = world.root.path().display(),
+            reference = world.reference(),
+        );
+        let output = Command::new("setpriv")
+            .args([
+                "--reuid",
+                "65534",
+                "--regid",
+                "65534",
+                "--clear-groups",
+                "unshare",
+                "--user",
+                "--map-root-user",
+            ])
+            .args(["--mount", "sh", "-c", &script])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(said.starts_with("works\n"), "{said}");
+        assert!(said.contains(" 300000\n"), "{said}");
+        assert_eq!(fs::read(world.path("user-rw/upper/new")).unwrap(), b"new\n");
+    });
+}
