@@ -93,16 +93,16 @@ pub(crate) struct Registry {
 }
 
 /// `[runtime]`: sockets and state of live mounts.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Runtime {
-    /// The directory of the sockets and leases.
-    pub(crate) dir: PathBuf,
+    /// The directory of the sockets and leases; `None` for the one that every program of ours uses.
+    pub(crate) dir: Option<PathBuf>,
 }
 
 impl Default for Cache {
     fn default() -> Self {
-        Self { dir: default_dir("/var/cache", "XDG_CACHE_HOME", ".cache"), size: ByteSize::gib(20) }
+        Self { dir: default_cache(), size: ByteSize::gib(20) }
     }
 }
 
@@ -112,20 +112,14 @@ impl Default for Network {
     }
 }
 
-impl Default for Runtime {
-    fn default() -> Self {
-        Self { dir: default_dir("/run", "XDG_RUNTIME_DIR", ".cache/run") }
-    }
-}
-
 /// Root has the machine's directory, everybody else one of their own.
-fn default_dir(system: &str, variable: &str, below_home: &str) -> PathBuf {
+fn default_cache() -> PathBuf {
     let user = || {
-        let set = env::var_os(variable).map(PathBuf::from).filter(|dir| dir.is_absolute());
-        set.or_else(|| env::home_dir().map(|home| home.join(below_home)))
+        let set = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
+        set.or_else(|| env::home_dir().map(|home| home.join(".cache")))
     };
     let base = if rustix::process::geteuid().is_root() { None } else { user() };
-    base.unwrap_or_else(|| system.into()).join("nix-seed")
+    base.unwrap_or_else(|| "/var/cache".into()).join("nix-seed")
 }
 
 /// Why the configuration cannot be used.

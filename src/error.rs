@@ -3,7 +3,16 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use seed_format::index::{CheckError, IndexError};
+use seed_fuse::fetch::FetchError;
+use seed_fuse::mount::{MountError, OpenError};
+use seed_image::manifest::ManifestError;
+use seed_image::seed::SeedError;
+use seed_image::transport::TransportError;
 use seed_policy::Refusal;
+use seed_policy::policy::PolicyError;
+
+use crate::config::ConfigError;
 
 /// The exit codes of every program of this project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,24 +136,61 @@ impl Error {
 
 /// The one table from library errors to exit codes.
 fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+    let is_usage = cause.is::<Usage>() || cause.is::<ConfigError>();
+    let is_integrity = cause.is::<IndexError>()
+        || cause.is::<CheckError>()
+        || cause.is::<ManifestError>()
+        || transport_error(cause).is_some_and(TransportError::is_integrity)
+        || cause.downcast_ref().is_some_and(MountError::is_integrity)
+        || cause.downcast_ref().is_some_and(OpenError::is_integrity)
+        || cause.downcast_ref().is_some_and(FetchError::is_integrity)
+        || matches!(cause.downcast_ref(), Some(SeedError::Position { .. } | SeedError::IndexLayer { .. }));
     if cause.is::<OutputClosed>() {
         Some(Exit::Done)
-    } else if cause.is::<Usage>() || cause.is::<crate::config::ConfigError>() {
+    } else if is_usage {
         Some(Exit::Usage)
+    } else if is_integrity {
+        Some(Exit::Integrity)
     } else if cause.is::<Refusal>() {
         Some(Exit::Refused)
-    } else if let Some(error) = cause.downcast_ref::<seed_policy::policy::PolicyError>() {
-        Some(match error {
-            seed_policy::policy::PolicyError::OtherLevel { .. } => Exit::Refused,
-            _ => Exit::Usage,
-        })
     } else {
-        None
+        match cause.downcast_ref()? {
+            PolicyError::OtherLevel { .. } => Some(Exit::Refused),
+            PolicyError::Syntax(_) | PolicyError::UnknownKey(_) | PolicyError::TooLong { .. } => {
+                Some(Exit::Usage)
+            }
+        }
     }
+}
+
+/// The transport's error, which a reader of a blob gives inside an [`std::io::Error`].
+fn transport_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a TransportError> {
+    cause.downcast_ref().or_else(|| TransportError::in_io(cause.downcast_ref()?))
 }
 
 /// The one table from library errors to hints.
 fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    if let Some(error) = transport_error(cause) {
+        return match error {
+            error if error.is_integrity() => Some(
+                "these bytes are not what they should be: tell whoever runs the registry, and try a mirror",
+            ),
+            error if error.is_denied() => {
+                Some("log in with `docker login` or `podman login`, whose files are read")
+            }
+            TransportError::Unnamed { .. } => Some("`oci:DIR:TAG` or `oci:DIR@sha256:…`"),
+            _ => None,
+        };
+    }
+    match cause.downcast_ref() {
+        Some(SeedError::NoIndex(_)) => {
+            return Some("make a seed with `seed pack`: other images cannot be mounted");
+        }
+        Some(SeedError::Version { .. }) => {
+            return Some("use the version of seed that packed it, or a later one");
+        }
+        _ => {}
+    }
     match cause.downcast_ref::<std::io::Error>()?.kind() {
         std::io::ErrorKind::StorageFull => Some("free some disk space: `seed gc` bounds the cache"),
         _ => None,

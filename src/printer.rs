@@ -1,6 +1,7 @@
 //! What is printed where: standard output is data, standard error is prose and progress.
 
 mod phase;
+mod phases;
 mod quantity;
 
 use std::fmt;
@@ -11,6 +12,7 @@ use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
 pub(crate) use phase::Phase;
+pub(crate) use phases::Phases;
 pub(crate) use quantity::{bytes, seconds};
 
 use crate::cli::{Global, LogFormat};

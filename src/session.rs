@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use seed_format::Digest;
+use seed_fuse::mount::{self, OpenOptions, Request};
 use seed_image::reference::{Location, Reference};
 use seed_image::transport::{self, Transport, TransportOptions};
 use seed_policy::{Approved, Evidence, Policy, decide};
@@ -60,6 +62,67 @@ impl<'a> Session<'a> {
     /// Opens a place.
     pub(crate) fn open(&self, location: &Location) -> Result<Arc<dyn Transport>> {
         Ok(transport::open(location, &self.transport_options())?)
+    }
+
+    /// Where the state of live mounts is kept.
+    pub(crate) fn runtime(&self) -> PathBuf {
+        self.config.runtime.dir.clone().unwrap_or_else(mount::runtime_directory)
+    }
+
+    /// The part of the cache that holds chunks.
+    pub(crate) fn chunk_cache(&self) -> PathBuf {
+        self.config.cache.dir.join("chunks")
+    }
+
+    /// How a seed is opened in this process.
+    pub(crate) fn open_options(&self) -> OpenOptions {
+        let mut options = OpenOptions {
+            cache: Some(self.config.cache.dir.clone()),
+            cache_limit: self.config.cache.size.bytes(),
+            ..OpenOptions::default()
+        };
+        options.fetch.connections = usize::from(self.config.network.connections);
+        options.fetch.read_deadline = Duration::from_secs(self.config.network.timeout.into());
+        options
+    }
+
+    /// What a server process is asked to mount.
+    pub(crate) fn mount_request(
+        &self,
+        reference: &Reference,
+        digest: Digest,
+        dir: &Path,
+        subtree: &str,
+    ) -> Request {
+        let OpenOptions { cache, cache_limit, fetch, .. } = self.open_options();
+        Request {
+            runtime: self.runtime(),
+            cache,
+            cache_limit,
+            connections: fetch.connections,
+            read_deadline: fetch.read_deadline,
+            insecure_hosts: self.config.registry.insecure.clone(),
+            ..Request::new(reference, digest, dir, subtree)
+        }
+    }
+
+    /// Takes away what killed mounts have left. Gives the directories of those mounts.
+    ///
+    /// That it fails is no reason not to do what was asked for.
+    pub(crate) fn sweep(&self) -> Vec<PathBuf> {
+        match mount::sweep(&self.runtime()) {
+            Ok(swept) => {
+                for directory in &swept.unmounted {
+                    self.printer
+                        .note(format_args!("took away {}, whose server had died", directory.display()));
+                }
+                swept.unmounted
+            }
+            Err(error) => {
+                self.printer.warn(format_args!("cannot take away dead mounts: {error}"));
+                Vec::new()
+            }
+        }
     }
 
     /// Finds the digest that a reference means now, and says what a tag named.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use seed_image::reference::Reference;
 
 use crate::error::{Result, failed};
+use crate::project::Installable;
 use crate::session::{Judge, Session};
 
 /// Build outputs of a flake, offline, in the project's seed
@@ -45,5 +46,6 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(_session: &Session<'_>, args: &Args) -> Result<ExitCode> {
-    Err(failed(format!("{args:?}")))
+    let outputs = args.outputs.iter().map(|text| Installable::parse(text)).collect::<Result<Vec<_>>>()?;
+    Err(failed(format!("{outputs:?} {args:?}")))
 }

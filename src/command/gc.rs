@@ -1,24 +1,66 @@
 //! `seed gc`.
 
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use seed_fuse::store::collect_garbage;
+use serde::Serialize;
+
 use crate::config::ByteSize;
-use crate::error::{Result, failed};
+use crate::error::{Result, ResultExt};
+use crate::printer::bytes;
 use crate::session::Session;
 
-/// Bound the cache, and take away what dead mounts have left
+/// Bound the cache, and take away what dead mounts and builds have left
+///
+/// The chunks that were used longest ago go first. Live mounts fetch again what they still need.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   seed gc
-  seed gc --size 5GiB --dry-run")]
+  seed gc --size 5GiB")]
 pub(crate) struct Args {
     /// Bound the cache to this size, not to the configured one
     #[arg(long, value_name = "SIZE")]
-    pub(crate) size: Option<ByteSize>,
-    /// Only say what would be removed
-    #[arg(long)]
-    pub(crate) dry_run: bool,
+    size: Option<ByteSize>,
 }
 
-pub(crate) fn run(_session: &Session<'_>, args: &Args) -> Result<()> {
-    Err(failed(format!("{args:?}")))
+#[derive(Debug, Serialize)]
+struct Collected {
+    directory: PathBuf,
+    /// Files that were removed.
+    removed: u64,
+    /// Bytes that they had.
+    freed: u64,
+    /// Bytes that are left.
+    left: u64,
+}
+
+pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
+    session.sweep();
+    let limit = args.size.unwrap_or(session.config.cache.size).bytes();
+    let directory = session.chunk_cache();
+    let report = match fs::metadata(&directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Default::default(),
+        _ => {
+            collect_garbage(&directory, limit).context(|| format!("cannot clean {}", directory.display()))?
+        }
+    };
+    let (removed, freed, left) = (report.removed, report.freed, report.left);
+    session.printer.data(&Collected { directory, removed, freed, left })
+}
+
+impl fmt::Display for Collected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { directory, removed, freed, left } = self;
+        write!(
+            f,
+            "{}: {} freed in {removed} files, {} left",
+            directory.display(),
+            bytes(*freed),
+            bytes(*left)
+        )
+    }
 }

@@ -66,8 +66,8 @@ pub(crate) struct Paths {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Layers")]
 pub(crate) struct Layers {
-    /// The zstd level, 1 to 22
-    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=22))]
+    /// The zstd level, 1 to 19
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=19))]
     pub(crate) level: Option<i32>,
     /// The most layers that the image may have
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(4..=1000))]

@@ -1,11 +1,22 @@
 //! `seed pull`.
 
-use seed_image::reference::Reference;
+use std::fmt;
 
-use crate::error::{Result, failed};
+use seed_format::Digest;
+use seed_fuse::mount::open_seed;
+use seed_image::reference::Reference;
+use serde::Serialize;
+
+use crate::error::{Result, ResultExt, failed};
+use crate::printer::bytes;
 use crate::session::Session;
 
+/// Chunks that are waited for at once: what they hold is kept in memory meanwhile.
+const WINDOW: u32 = 32;
+
 /// Fetch all of a seed into the cache, so that it can be used without its registry
+///
+/// Every chunk is verified before it is kept.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -14,9 +25,52 @@ Examples:
 pub(crate) struct Args {
     /// The seed
     #[arg(value_name = "REF")]
-    pub(crate) seed: Reference,
+    seed: Reference,
 }
 
-pub(crate) fn run(_session: &Session<'_>, args: &Args) -> Result<()> {
-    Err(failed(format!("{args:?}")))
+#[derive(Debug, Serialize)]
+struct Pulled {
+    reference: String,
+    digest: Digest,
+    chunks: u32,
+    /// Bytes that were not in the cache and came from the seed's place.
+    bytes_fetched: u64,
+    requests: u64,
+    seconds: f64,
+}
+
+pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
+    let transport = session.open(&args.seed.location)?;
+    let reference = session.resolve(transport.as_ref(), &args.seed)?;
+    let digest = reference.digest.ok_or_else(|| failed(format!("{reference} names no digest")))?;
+    let fs = open_seed(transport, &digest, &session.open_options())
+        .context(|| format!("cannot open the seed {reference}"))?;
+
+    let chunks = fs.index().chunk_count();
+    let total = fs.index().layers().iter().map(|layer| layer.size).sum();
+    let phase = session.printer.phase("pull");
+    phase.set_total(total);
+    fs.fetcher().prefetch(0..chunks);
+    for begin in (0..chunks).step_by(WINDOW as usize) {
+        let end = begin.saturating_add(WINDOW).min(chunks);
+        fs.fetcher().get(begin..end).context(|| format!("cannot fetch all of {reference}"))?;
+        phase.set_done(fs.stats().bytes_fetched);
+    }
+    let took = phase.end();
+    let stats = fs.stats();
+    session.printer.data(&Pulled {
+        reference: reference.to_string(),
+        digest,
+        chunks,
+        bytes_fetched: stats.bytes_fetched,
+        requests: stats.requests,
+        seconds: took.as_secs_f64(),
+    })
+}
+
+impl fmt::Display for Pulled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { reference, chunks, bytes_fetched, requests, .. } = self;
+        write!(f, "{reference}: {chunks} chunks, {} fetched in {requests} requests", bytes(*bytes_fetched))
+    }
 }

@@ -1,6 +1,13 @@
 //! `seed status`.
 
-use crate::error::{Result, failed};
+use std::fmt;
+
+use seed_fuse::mount::{self, MountState, Status};
+use seed_fuse::stats::Stats;
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::printer::bytes;
 use crate::session::Session;
 
 /// Show the live mounts and what they have fetched
@@ -11,6 +18,64 @@ Examples:
   seed status --json")]
 pub(crate) struct Args {}
 
-pub(crate) fn run(_session: &Session<'_>, args: &Args) -> Result<()> {
-    Err(failed(format!("{args:?}")))
+/// A mount, and what its server says of itself, if it answers.
+#[derive(Debug, Serialize)]
+struct Mount {
+    #[serde(flatten)]
+    state: MountState,
+    stats: Option<Stats>,
+    /// Resident memory of the server, in bytes.
+    resident: Option<u64>,
+}
+
+pub(crate) fn run(session: &Session<'_>, _args: &Args) -> Result<()> {
+    session.sweep();
+    let runtime = session.runtime();
+    let states = mount::mounts(&runtime)?;
+    if states.is_empty() {
+        session.printer.note("no seed is mounted");
+    }
+    for state in states {
+        let mount = match mount::status(&runtime, &state) {
+            Ok(Status { state, stats, resident }) => {
+                Mount { state, stats: Some(stats), resident: Some(resident) }
+            }
+            Err(error) => {
+                session.printer.warn(format_args!(
+                    "the server of {} does not answer: {error}",
+                    state.directory.display()
+                ));
+                Mount { state, stats: None, resident: None }
+            }
+        };
+        session.printer.data(&mount)?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for Mount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let MountState { reference, directory, mode, pid, .. } = &self.state;
+        write!(f, "{}\n  seed      {reference}\n  server    process {pid}, {mode}", directory.display())?;
+        if let Some(resident) = self.resident {
+            write!(f, ", {}", bytes(resident))?;
+        }
+        let Some(stats) = &self.stats else { return Ok(()) };
+        write!(
+            f,
+            "\n  fetched   {} in {} requests, {} chunks",
+            bytes(stats.bytes_fetched),
+            stats.requests,
+            stats.chunks_fetched
+        )?;
+        write!(f, "\n  from cache {} chunks, from memory {}", stats.cache_hits, stats.memory_hits)?;
+        if stats.retries + stats.mismatches + stats.failed_reads > 0 {
+            let Stats { retries, mismatches, failed_reads, .. } = stats;
+            write!(
+                f,
+                "\n  trouble   {retries} retries, {mismatches} wrong chunks, {failed_reads} failed reads"
+            )?;
+        }
+        Ok(())
+    }
 }

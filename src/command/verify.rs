@@ -1,11 +1,20 @@
 //! `seed verify`.
 
-use seed_image::reference::Reference;
+use std::fmt;
 
-use crate::error::{Result, failed};
+use seed_format::Digest;
+use seed_image::reference::Reference;
+use serde::Serialize;
+
+use crate::error::{Result, ResultExt, failed};
+use crate::gate::{self, Origin};
+use crate::printer::bytes;
 use crate::session::{Judge, Session};
 
 /// Verify a seed: its bytes by their digests, and what its policy asks for
+///
+/// The manifest, the configuration and the index are read and checked, and every layer must be there.
+/// With --deep the layers are read too.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -14,14 +23,69 @@ Examples:
 pub(crate) struct Args {
     /// The seed
     #[arg(value_name = "REF")]
-    pub(crate) seed: Reference,
+    seed: Reference,
     /// Read every layer: show that its files, its table of contents and the index agree
     #[arg(long)]
-    pub(crate) deep: bool,
+    deep: bool,
     #[command(flatten)]
-    pub(crate) judge: Judge,
+    judge: Judge,
 }
 
-pub(crate) fn run(_session: &Session<'_>, args: &Args) -> Result<()> {
-    Err(failed(format!("{args:?}")))
+#[derive(Debug, Serialize)]
+struct Verdict {
+    reference: String,
+    digest: Digest,
+    /// The level that the policy asked for, and that was judged.
+    level: &'static str,
+    /// The core statement that fits, where there is one.
+    statement: Option<Digest>,
+    /// What was found wanting and the policy accepts.
+    notes: Vec<&'static str>,
+    /// Whether every layer was read.
+    deep: bool,
+    paths: usize,
+    files: u64,
+    /// Bytes of all files.
+    bytes: u64,
+}
+
+pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
+    let admitted = gate::admit(session, &args.judge, &args.seed, Origin::Written, None, gate::manifest_only)?;
+    let (located, approved) = admitted.into_located();
+    let index = located.index()?;
+    let summary = index.check().context(|| format!("the index of {} is malformed", located.reference))?;
+    for layer in &located.seed.manifest.layers {
+        if !located.transport.has_blob(layer)? {
+            return Err(failed(format!("{} lacks the layer {}", located.reference.location, layer.digest)))
+                .hint("copy the seed again from where it is whole: `seed copy`");
+        }
+    }
+    session.printer.data(&Verdict {
+        reference: located.reference.to_string(),
+        digest: approved.digest(),
+        level: approved.level().name(),
+        statement: approved.statement(),
+        notes: approved.notes().iter().map(seed_policy::Reason::code).collect(),
+        deep: args.deep,
+        paths: index.paths().len(),
+        files: summary.files,
+        bytes: summary.bytes,
+    })
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { reference, level, paths, files, bytes: size, .. } = self;
+        writeln!(f, "{reference}\n  approved at the level {level}")?;
+        match self.statement {
+            Some(statement) => writeln!(f, "  statement {statement}")?,
+            None => writeln!(f, "  no core statement lies beside it")?,
+        }
+        for note in &self.notes {
+            writeln!(f, "  accepted: {note}")?;
+        }
+        let what =
+            if self.deep { "every layer was read" } else { "manifest, configuration and index were read" };
+        write!(f, "  {paths} paths, {files} files, {}; {what}", bytes(*size))
+    }
 }

@@ -35,7 +35,7 @@ fn files_set_every_key() {
     assert_eq!(config.registry.ca_file, Some("/ca.pem".into()));
     assert_eq!(config.registry.hosts_dirs, Some(vec!["/etc/containerd/certs.d".into()]));
     assert_eq!(config.registry.insecure, ["registry.internal:5000"]);
-    assert_eq!(config.runtime.dir, Path::new("/b"));
+    assert_eq!(config.runtime.dir, Some("/b".into()));
     for (key, _) in KEYS {
         let name = key.split_once('.').unwrap().1;
         assert!(FULL.contains(&format!("\n{name} = ")), "{key} is not tested");
@@ -98,7 +98,7 @@ fn later_files_win_key_by_key() {
     merge(&mut base, "[cache]\nsize = 2\n[runtime]\ndir = \"/b\"".parse().unwrap());
     let config = Config::from_parts(base, std::iter::empty()).unwrap();
     assert_eq!(config.cache, Cache { dir: "/a".into(), size: "2".parse().unwrap() });
-    assert_eq!(config.runtime.dir, Path::new("/b"));
+    assert_eq!(config.runtime.dir, Some("/b".into()));
 }
 
 #[test]

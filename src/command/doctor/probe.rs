@@ -31,7 +31,7 @@ pub(super) fn all(session: &Session<'_>) -> Vec<Finding> {
         seccomp(),
         open_files(),
         cache(&session.config),
-        directory("runtime directory", &session.config.runtime.dir, "runtime.dir"),
+        directory("runtime directory", &session.runtime(), "runtime.dir"),
         policy(),
         program("nix", &["--version"], "needed by `seed pack` of a flake only: https://nixos.org/download"),
         program("git", &["--version"], "without it the source and the commit are not known: install git"),

@@ -1,0 +1,96 @@
+//! Seeds of a few hand-made store paths, in an image layout.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use seed_format::{Digest, StorePath};
+use seed_image::closure::{Closure, PathInfo};
+use seed_image::manifest::{Manifest, media_type};
+use seed_image::pack::{Options, Packed, pack};
+use seed_image::transport::{Layout, Transport};
+use seed_image::tree;
+
+/// The layout that the seeds are in, and the store that they are made of.
+pub struct Seeds {
+    pub dir: PathBuf,
+    store: PathBuf,
+}
+
+impl Seeds {
+    /// A layout `seeds` below `home`.
+    pub fn below(home: &Path) -> Self {
+        let seeds = Self { dir: home.join("seeds"), store: home.join("store/nix/store") };
+        fs::create_dir_all(&seeds.store).unwrap();
+        seeds
+    }
+
+    pub fn layout(&self) -> Layout {
+        Layout::new(&self.dir)
+    }
+
+    /// `oci:DIR` and what follows.
+    pub fn reference(&self, rest: &str) -> String {
+        format!("oci:{}{rest}", self.dir.display())
+    }
+
+    /// A name in the store: the digit makes the hash part.
+    pub fn path(digit: char, name: &str) -> StorePath {
+        StorePath::from_base_name(&format!("{}-{name}", digit.to_string().repeat(32))).unwrap()
+    }
+
+    /// Packs a seed of store paths, each with one file `content` of these bytes, and a program `bin/hello`.
+    pub fn pack(&self, tag: &str, paths: &[(char, &str, &[u8])]) -> Packed {
+        self.pack_with(tag, paths, seed_policy::System::current().as_str(), BTreeMap::new())
+    }
+
+    /// Packs for another system, or with labels.
+    pub fn pack_with(
+        &self,
+        tag: &str,
+        paths: &[(char, &str, &[u8])],
+        system: &str,
+        labels: BTreeMap<String, String>,
+    ) -> Packed {
+        let mut closure = Closure { real_store: self.store.clone(), ..Closure::default() };
+        for (digit, name, content) in paths {
+            let path = Self::path(*digit, name);
+            let real = self.store.join(path.base_name());
+            if real.exists() {
+                fs::remove_dir_all(&real).unwrap();
+            }
+            fs::create_dir_all(real.join("bin")).unwrap();
+            fs::write(real.join("content"), content).unwrap();
+            let program = real.join("bin/hello");
+            fs::write(&program, "#!/bin/sh\necho hello\n").unwrap();
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+            let (nar_hash, nar_size) = tree::nar_hash(&real).unwrap();
+            let references = Default::default();
+            closure.paths.insert(path.clone(), PathInfo { path, nar_hash, nar_size, references, ca: None });
+        }
+        let options = Options { labels, workers: 1, ..Options::new(system) };
+        pack(&closure, &options, &self.layout(), Some(tag), &()).unwrap()
+    }
+
+    /// The file of a blob.
+    pub fn blob(&self, digest: &Digest) -> PathBuf {
+        self.dir.join("blobs/sha256").join(digest.hex())
+    }
+
+    /// Changes one byte of a blob, and nothing of its name.
+    pub fn corrupt(&self, digest: &Digest, at: usize) {
+        let file = self.blob(digest);
+        let mut bytes = fs::read(&file).unwrap();
+        bytes[at] ^= 1;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(&file, bytes).unwrap();
+    }
+
+    /// Publishes a changed copy of a seed's manifest under a tag.
+    pub fn republish(&self, digest: &Digest, tag: &str, change: impl FnOnce(&mut Manifest)) -> Digest {
+        let mut manifest = Manifest::parse(&self.layout().manifest(digest).unwrap()).unwrap();
+        change(&mut manifest);
+        self.layout().put_manifest(&manifest.to_bytes(), media_type::MANIFEST, Some(tag)).unwrap()
+    }
+}
