@@ -53,7 +53,7 @@ fn streams_share_a_gigabit() {
                 let mut client = connect(&link, &listener);
                 let (mut server, _) = listener.accept().unwrap();
                 scope.spawn(move || {
-                    for _ in 0..TOTAL / streams >> 16 {
+                    for _ in 0..(TOTAL / streams) >> 16 {
                         server.write_all(&[7; 1 << 16]).unwrap();
                     }
                 });

@@ -1,0 +1,42 @@
+# What the peers share. A peer is a script of two verbs, which the runner calls:
+#
+#   prepare   puts what the client will fetch where the servers find it; what is there already is kept
+#   run       from an empty $STATE: gets the store, enters the shell, builds the project; says `mark ready`,
+#             `mark develop`, `mark build` the moment that each is done
+#
+# Environment of both: WORKLOAD (see workload/build), PREPARED (a directory of the peer's own, served as
+# $HTTP/<peer>), REGISTRY (host:port, plain HTTP), ENTER (mounts a directory as /nix). Of `run`: STATE (empty,
+# on the client's disk), PROJECT (the flake, its source changed in every run), PREPARED only to read names from.
+# `run` is in a process and a mount namespace of its own, and in the client's network namespace.
+set -euo pipefail
+
+# Standard output is for marks alone.
+exec 3>&1 1>&2
+mark() { echo "$1" >&3; }
+
+nix_path=$(< "$WORKLOAD/nix-path")
+# What is /nix: a directory; with --over DIR read-only, and what is written goes to DIR.
+nix_at=("$WORKLOAD/root/nix")
+
+# with_nix CMD…: runs CMD where the store of `nix_at` is /nix, and Nix the only thing on PATH.
+with_nix() {
+    "$ENTER" "${nix_at[@]}" env -i "PATH=$nix_path/bin" "HOME=$STATE/home" "NIX_CONF_DIR=$STATE/conf" "$@"
+}
+
+# As in a seed: sandboxed, offline, one user.
+configure() {
+    mkdir -p "$STATE/home" "$STATE/conf"
+    cat > "$STATE/conf/nix.conf" <<CONF
+experimental-features = nix-command flakes
+sandbox = true
+sandbox-fallback = false
+sandbox-paths = /bin/sh=$(< "$WORKLOAD/shell")
+build-users-group =
+substituters =
+CONF
+}
+
+develop() { with_nix nix develop --quiet --offline "path:$PROJECT" --command true; }
+build() { with_nix nix build --quiet --offline --no-link "path:$PROJECT"; }
+
+if [ "${1-}" = run ]; then configure; fi

@@ -1,0 +1,197 @@
+//! One peer, once: from an empty disk to a built project, with what it cost.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::Serialize;
+
+use crate::link::Link;
+use crate::process::{self, Usage};
+
+/// What a peer reaches in the order in which it does, each in seconds and bytes since the run began.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Run {
+    /// The store can be used.
+    pub ready: Mark,
+    /// `nix develop --offline --command true` has returned.
+    pub develop: Mark,
+    /// `nix build --offline` of the changed project has returned.
+    pub build: Mark,
+    /// Processor time of all of the peer's processes, in seconds.
+    pub cpu_seconds: f64,
+    /// The largest resident set of any one of them, in bytes.
+    pub max_resident: u64,
+    /// Processor time of the link's relay, in seconds: not in `cpu_seconds`.
+    pub relay_cpu_seconds: f64,
+    /// Share of the run's time in which some process of the machine waited for a processor, from 0 to 1.
+    pub cpu_pressure: f64,
+}
+
+impl Run {
+    /// The median of each quantity; of an even number, the upper one. There must be one run at least.
+    pub(crate) fn median(runs: &[&Self]) -> Self {
+        let median = |quantity: &dyn Fn(&Self) -> f64| {
+            let mut values: Vec<f64> = runs.iter().map(|run| quantity(run)).collect();
+            values.sort_by(f64::total_cmp);
+            values.get(values.len() / 2).copied().unwrap_or_default()
+        };
+        let whole = |quantity: &dyn Fn(&Self) -> u64| {
+            let mut values: Vec<u64> = runs.iter().map(|run| quantity(run)).collect();
+            values.sort_unstable();
+            values.get(values.len() / 2).copied().unwrap_or_default()
+        };
+        let mark = |of: fn(&Self) -> Mark| Mark {
+            seconds: median(&|run| of(run).seconds),
+            bytes: whole(&|run| of(run).bytes),
+        };
+        Self {
+            ready: mark(|run| run.ready),
+            develop: mark(|run| run.develop),
+            build: mark(|run| run.build),
+            cpu_seconds: median(&|run| run.cpu_seconds),
+            max_resident: whole(&|run| run.max_resident),
+            relay_cpu_seconds: median(&|run| run.relay_cpu_seconds),
+            cpu_pressure: median(&|run| run.cpu_pressure),
+        }
+    }
+}
+
+/// A moment of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Mark {
+    pub seconds: f64,
+    /// Received by the client since the run began.
+    pub bytes: u64,
+}
+
+impl Mark {
+    pub(crate) fn megabytes(self) -> f64 {
+        self.bytes as f64 / 1e6
+    }
+}
+
+/// What a peer's script is told; see `peers/session.sh`.
+#[derive(Debug)]
+pub(crate) struct Session<'a> {
+    pub script: &'a Path,
+    pub environment: Vec<(&'static str, String)>,
+}
+
+impl Session<'_> {
+    /// Lets the peer put its files where the servers find them.
+    pub(crate) fn prepare(&self, link: &Link) -> Result<()> {
+        let mut command = self.command("prepare");
+        let status = link
+            .server()
+            .run(|| command.stdin(Stdio::null()).status())?
+            .with_context(|| format!("cannot start {}", self.script.display()))?;
+        if !status.success() {
+            bail!("{} prepare: {status}", self.script.display());
+        }
+        Ok(())
+    }
+
+    /// Runs the peer once.
+    pub(crate) fn run(&self, link: &Link) -> Result<Run> {
+        // A process namespace of its own: whatever a peer leaves running ends with it, and its processor time
+        // is counted. A mount namespace, so that its mounts end too.
+        let mut command = Command::new("unshare");
+        command.args([
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount",
+            "--mount-proc",
+            "--propagation",
+            "private",
+            "--",
+        ]);
+        command.arg(self.script).arg("run").envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+
+        let received = link.received()?;
+        let relay = link.relay_time();
+        let pressure = cpu_pressure()?;
+        let start = Instant::now();
+        let mut child =
+            link.client().run(|| command.spawn())?.context("cannot start unshare (package util-linux)")?;
+        let marks = child.stdout.take().context("a child without the pipe that it was given")?;
+
+        let reached = collect(marks, || {
+            Ok(Mark { seconds: start.elapsed().as_secs_f64(), bytes: link.received()? - received })
+        });
+        let usage = process::wait(child);
+        let elapsed = start.elapsed();
+        let Usage { status, cpu, max_resident } = usage?;
+        if !status.success() {
+            bail!("{} run: {status}", self.script.display());
+        }
+        let [ready, develop, build] = reached.with_context(|| format!("{} run", self.script.display()))?;
+        Ok(Run {
+            ready,
+            develop,
+            build,
+            cpu_seconds: cpu.as_secs_f64(),
+            max_resident,
+            relay_cpu_seconds: (link.relay_time() - relay).as_secs_f64(),
+            cpu_pressure: (cpu_pressure()? - pressure).as_secs_f64() / elapsed.as_secs_f64(),
+        })
+    }
+
+    fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(self.script);
+        command.arg(verb).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+}
+
+/// Takes the time of each mark as its name arrives, until the peer has ended.
+fn collect(names: impl Read, mut now: impl FnMut() -> Result<Mark>) -> Result<[Mark; 3]> {
+    const ORDER: [&str; 3] = ["ready", "develop", "build"];
+    let mut marks = Vec::new();
+    for name in BufReader::new(names).lines() {
+        let name = name.context("cannot read a mark")?;
+        if ORDER.get(marks.len()) != Some(&name.as_str()) {
+            bail!("the mark \"{name}\" came after {} marks", marks.len());
+        }
+        marks.push(now()?);
+    }
+    marks.try_into().map_err(|marks: Vec<_>| anyhow!("{} of 3 marks came", marks.len()))
+}
+
+/// How long some process has waited for a processor since the machine started.
+fn cpu_pressure() -> Result<Duration> {
+    let text = fs::read_to_string("/proc/pressure/cpu").context("/proc/pressure/cpu")?;
+    let microseconds = text
+        .lines()
+        .find_map(|line| line.strip_prefix("some "))
+        .and_then(|fields| fields.split("total=").nth(1)?.trim().parse().ok())
+        .context("no total in /proc/pressure/cpu")?;
+    Ok(Duration::from_micros(microseconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marks(text: &str) -> Result<[f64; 3]> {
+        let mut clock = 0.0;
+        let marks = collect(text.as_bytes(), || {
+            clock += 1.0;
+            Ok(Mark { seconds: clock, bytes: 0 })
+        })?;
+        Ok(marks.map(|mark| mark.seconds))
+    }
+
+    #[test]
+    fn marks_come_in_order_and_all() {
+        assert_eq!(marks("ready\ndevelop\nbuild\n").unwrap(), [1.0, 2.0, 3.0]);
+        for wrong in ["", "ready\n", "develop\n", "ready\nready\n", "ready\ndevelop\nbuild\nbuild\n"] {
+            assert!(marks(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
