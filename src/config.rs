@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
 use seed_policy::keys::{self, UnknownKey};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 mod size;
 
@@ -42,7 +42,7 @@ const KEYS: &[(&str, Kind)] = &[
 ];
 
 /// Everything that can be configured. Keys that are not set have their defaults.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Config {
     pub(crate) cache: Cache,
@@ -53,7 +53,7 @@ pub(crate) struct Config {
 }
 
 /// `[cache]`: the chunks that were fetched.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Cache {
     /// Its directory.
@@ -63,7 +63,7 @@ pub(crate) struct Cache {
 }
 
 /// `[image]`: the project's own seed.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Image {
     /// Where the seed of the project is kept, where the command line does not say.
@@ -71,7 +71,7 @@ pub(crate) struct Image {
 }
 
 /// `[network]`: how registries are asked.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Network {
     /// Connections that are kept open to one host.
@@ -81,7 +81,7 @@ pub(crate) struct Network {
 }
 
 /// `[registry]`: which registries, and how.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Registry {
     /// A PEM file with the roots of trust for TLS.
@@ -93,7 +93,7 @@ pub(crate) struct Registry {
 }
 
 /// `[runtime]`: sockets and state of live mounts.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Runtime {
     /// The directory of the sockets and leases; `None` for the one that every program of ours uses.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use seed_format::index::{CheckError, IndexError};
 use seed_fuse::fetch::FetchError;
-use seed_fuse::mount::{MountError, OpenError};
+use seed_fuse::mount::{Failure, MountError, OpenError};
 use seed_image::manifest::ManifestError;
 use seed_image::seed::SeedError;
 use seed_image::transport::TransportError;
@@ -141,10 +141,17 @@ fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         || cause.is::<CheckError>()
         || cause.is::<ManifestError>()
         || transport_error(cause).is_some_and(TransportError::is_integrity)
-        || cause.downcast_ref().is_some_and(MountError::is_integrity)
         || cause.downcast_ref().is_some_and(OpenError::is_integrity)
         || cause.downcast_ref().is_some_and(FetchError::is_integrity)
         || matches!(cause.downcast_ref(), Some(SeedError::Position { .. } | SeedError::IndexLayer { .. }));
+    if let Some(error) = cause.downcast_ref::<MountError>() {
+        return match error.failure() {
+            // What it was is found further down.
+            Failure::Failed => None,
+            Failure::Refused => Some(Exit::Refused),
+            Failure::Integrity => Some(Exit::Integrity),
+        };
+    }
     if cause.is::<OutputClosed>() {
         Some(Exit::Done)
     } else if is_usage {

@@ -12,7 +12,7 @@ use seed_fuse::mount::SeedFs;
 use seed_image::reference::Reference;
 use seed_image::seed::{self, Seed, label};
 use seed_image::transport::Transport;
-use seed_policy::{Ancestry, Approved, Evidence, Pin, SeedFacts};
+use seed_policy::{Ancestry, Approved, Evidence, Found, Pin, SeedFacts};
 
 use crate::error::{Result, ResultExt, failed};
 use crate::project::Project;
@@ -119,23 +119,43 @@ pub(crate) fn admit<S: Opened>(
     // Statements are asked for while the seed is opened: each is a round trip at least.
     let (opened, statements) = thread::scope(|scope| {
         let opening = scope.spawn(|| open(Arc::clone(&transport), &digest));
-        let ancestry = |commit: &_| match project {
-            Some(project) => project.ancestry(commit),
-            None => Ancestry::Unknown { why: "there is no project here".into() },
-        };
-        let statements = statement::find(transport.as_ref(), &digest, ancestry);
+        let statements = statements(transport.as_ref(), &digest, project);
         (opening.join().unwrap_or_else(|panic| resume_unwind(panic)), statements)
     });
     let opened = opened.context(|| format!("cannot open the seed {resolved}"))?;
-    let evidence = Evidence {
-        seed: facts(opened.seed())?,
-        project: project.map(Project::facts).transpose()?,
-        statements: statements?,
-        ..Evidence::new(pin(reference, origin, judge), opened.seed().digest)
-    };
+    let pin = pin(reference, origin, judge);
+    let evidence = evidence(pin, opened.seed(), statements?, project)?;
     let approved = session.judge(judge, &evidence)?;
     let verify = began.elapsed().saturating_sub(resolve);
     Ok(Admitted { reference: resolved, transport, opened, approved, resolve, verify })
+}
+
+/// Judges a seed that is open already, named by `reference`, for a mount without a project.
+pub(crate) fn judge_opened(
+    session: &Session<'_>,
+    judge: &Judge,
+    reference: &Reference,
+    seed: &Seed,
+) -> Result<Approved> {
+    let transport = session.open(&reference.location)?;
+    let statements = statements(transport.as_ref(), &seed.digest, None)?;
+    session.judge(judge, &evidence(pin(reference, Origin::Written, judge), seed, statements, None)?)
+}
+
+fn statements(transport: &dyn Transport, seed: &Digest, project: Option<&Project>) -> Result<Vec<Found>> {
+    statement::find(transport, seed, |commit| match project {
+        Some(project) => project.ancestry(commit),
+        None => Ancestry::Unknown { why: "there is no project here".into() },
+    })
+}
+
+fn evidence(pin: Pin, seed: &Seed, statements: Vec<Found>, project: Option<&Project>) -> Result<Evidence> {
+    Ok(Evidence {
+        seed: facts(seed)?,
+        project: project.map(Project::facts).transpose()?,
+        statements,
+        ..Evidence::new(pin, seed.digest)
+    })
 }
 
 /// What the seed says of itself.

@@ -18,14 +18,16 @@ mod session;
 mod signals;
 mod statement;
 
+use std::ffi::OsStr;
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
 use crate::error::Exit;
 
 fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == command::mount::SERVE_ARGUMENT) {
-        return serve_mount();
+    let mut hidden = std::env::args_os().skip(1);
+    if hidden.next().is_some_and(|argument| argument == command::mount::SERVE_ARGUMENT) {
+        return serve_mount(&hidden.next().unwrap_or_default());
     }
     error::install_panic_message();
     // A panic is caught only to give it its exit code: nothing is used after it.
@@ -44,14 +46,12 @@ fn run() -> ExitCode {
     }
 }
 
-/// The process that serves what `seed mount` has mounted. Its standard error is the mount's log.
-fn serve_mount() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false).init();
-    match seed_fuse::mount::run_detached() {
+/// The process that serves what `seed mount` has mounted.
+fn serve_mount(terms: &OsStr) -> ExitCode {
+    match command::mount::serve(terms) {
         Ok(()) => Exit::Done.into(),
         Err(error) => {
             // The command that asked has been told; this is for the log.
-            let error = error::Error::from(error);
             tracing::error!("{}", error.causes().join(": "));
             error.exit().into()
         }

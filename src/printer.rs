@@ -63,6 +63,14 @@ impl Printer {
         printer
     }
 
+    /// For a process whose standard error is a log: no bars, no colours.
+    pub(crate) fn for_log() -> Self {
+        let settings = Settings { json: false, style: Style::Lines, colour: false, quiet: false, verbose: 1 };
+        let printer = Self { shared: Arc::new(settings) };
+        printer.start_log();
+        printer
+    }
+
     /// Sends the libraries' log to standard error: warnings, or more with `-v`.
     fn start_log(&self) {
         let level = match (self.shared.quiet, self.shared.verbose) {

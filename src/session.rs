@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use seed_format::Digest;
 use seed_fuse::mount::{self, OpenOptions, Request};
 use seed_image::reference::{Location, Reference};
 use seed_image::transport::{self, Transport, TransportOptions};
 use seed_policy::{Approved, Evidence, Policy, decide};
+use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::error::{Result, ResultExt};
@@ -25,11 +25,11 @@ pub(crate) struct Session<'a> {
 }
 
 /// Flags of the commands that run what is in a seed.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args, Serialize, Deserialize)]
 pub(crate) struct Judge {
     /// Judge the seed by this policy, not /etc/nix-seed/policy.toml
     #[arg(long, value_name = "FILE", help_heading = "Trust")]
-    policy: Option<PathBuf>,
+    pub(crate) policy: Option<PathBuf>,
     /// Let a tag without a digest name the seed, this time
     #[arg(long, help_heading = "Trust")]
     pub(crate) allow_tag: bool,
@@ -87,13 +87,7 @@ impl<'a> Session<'a> {
     }
 
     /// What a server process is asked to mount.
-    pub(crate) fn mount_request(
-        &self,
-        reference: &Reference,
-        digest: Digest,
-        dir: &Path,
-        subtree: &str,
-    ) -> Request {
+    pub(crate) fn mount_request(&self, reference: &Reference, dir: &Path, subtree: &str) -> Request {
         let OpenOptions { cache, cache_limit, fetch, .. } = self.open_options();
         Request {
             runtime: self.runtime(),
@@ -102,7 +96,9 @@ impl<'a> Session<'a> {
             connections: fetch.connections,
             read_deadline: fetch.read_deadline,
             insecure_hosts: self.config.registry.insecure.clone(),
-            ..Request::new(reference, digest, dir, subtree)
+            hosts_dirs: self.config.registry.hosts_dirs.clone(),
+            ca_file: self.config.registry.ca_file.clone(),
+            ..Request::new(reference, dir, subtree)
         }
     }
 

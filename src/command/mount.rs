@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use seed_format::Digest;
-use seed_fuse::mount::{self, Request};
+use seed_fuse::mount::{self, Refused, Request};
 use seed_image::reference::Reference;
-use serde::Serialize;
+use seed_image::seed::Seed;
+use serde::{Deserialize, Serialize};
 
+use crate::config::Config;
 use crate::error::{Result, ResultExt};
-use crate::gate::{self, Origin};
-use crate::printer::seconds;
+use crate::gate;
+use crate::printer::{Printer, seconds};
 use crate::session::{Judge, Session};
 
 /// What the program is started with to serve a mount that another process of it asked for.
@@ -76,25 +78,29 @@ struct Mounted {
     bytes_fetched: u64,
 }
 
+/// What the server is told beside the request: how to judge.
+#[derive(Debug, Serialize, Deserialize)]
+struct Terms {
+    judge: Judge,
+    config: Config,
+}
+
 pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
     session.sweep();
-    let admitted = gate::admit(session, &args.judge, &args.seed, Origin::Written, None, gate::manifest_only)?;
-    let reference = &admitted.reference;
     let request = Request {
         writable: args.writable.as_deref().map(absolute).transpose()?,
         fill: !args.no_fill,
-        ..session.mount_request(
-            reference,
-            admitted.approved.digest(),
-            &absolute(&args.dir)?,
-            args.part.subtree(),
-        )
+        ..session.mount_request(&args.seed, &absolute(&args.dir)?, args.part.subtree())
     };
+    let mut judge = args.judge.clone();
+    judge.policy = judge.policy.as_deref().map(absolute).transpose()?;
+    let terms = serde_json::to_string(&Terms { judge, config: session.config.clone() })?;
     let program = std::env::current_exe().context(|| "cannot find this program, which serves the mount")?;
-    let ready = mount::start_detached(&program, &[OsStr::new(SERVE_ARGUMENT)], &request)
-        .context(|| format!("cannot mount {reference}"))
-        .hint("`seed doctor` shows what this machine can do")?;
-    session.printer.note(format_args!("mounted in {}", seconds(ready.took)));
+    // The server judges: what it has opened is what it mounts, and nothing is asked for twice.
+    let ready = mount::start_detached(&program, &[SERVE_ARGUMENT.as_ref(), terms.as_ref()], &request)
+        .context(|| format!("cannot mount {}", args.seed))?;
+    let reference = args.seed.with_digest(ready.state.digest);
+    session.printer.note(format_args!("{reference} mounted in {}", seconds(ready.took)));
     session.printer.data(&Mounted {
         reference: reference.to_string(),
         digest: ready.state.digest,
@@ -102,6 +108,21 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
         seconds: ready.took.as_secs_f64(),
         bytes_fetched: ready.bytes_fetched,
     })
+}
+
+/// The process that serves what `seed mount` asked for. Its standard error is the mount's log.
+pub(crate) fn serve(terms: &OsStr) -> Result<()> {
+    let printer = Printer::for_log();
+    let terms: Terms = serde_json::from_slice(terms.as_encoded_bytes())?;
+    let session = Session { printer: &printer, config: terms.config };
+    let judge = |request: &Request, seed: &Seed| {
+        let reference = request.reference.parse::<Reference>().map_err(|error| Refused(error.to_string()))?;
+        match gate::judge_opened(&session, &terms.judge, &reference, seed) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Refused(error.causes().join(": "))),
+        }
+    };
+    Ok(mount::run_detached(&judge)?)
 }
 
 /// The server does not run in this directory.

@@ -68,6 +68,10 @@ pub struct Request {
     pub fill_rate: Option<NonZeroU64>,
     /// Registries that are spoken to in plain HTTP.
     pub insecure_hosts: Vec<String>,
+    /// Directories of `HOST/hosts.toml`; `None` for the usual ones.
+    pub hosts_dirs: Option<Vec<PathBuf>>,
+    /// A PEM file with the roots of trust for TLS; `None` for the usual ones.
+    pub ca_file: Option<PathBuf>,
 }
 
 impl Request {
@@ -90,6 +94,8 @@ impl Request {
             fill,
             fill_rate,
             insecure_hosts: Vec::new(),
+            hosts_dirs: None,
+            ca_file: None,
         }
     }
 }
@@ -295,7 +301,13 @@ fn open(request: &Request) -> Result<Arc<SeedFs>, MountError> {
     let reference: Reference =
         request.reference.parse().map_err(|error| MountError::Spawn(io::Error::other(error)))?;
     let insecure_hosts = request.insecure_hosts.clone();
-    let options = TransportOptions { insecure_hosts, ..TransportOptions::from_env() };
+    let mut options = TransportOptions { insecure_hosts, ..TransportOptions::from_env() };
+    if let Some(dirs) = &request.hosts_dirs {
+        options.hosts_dirs.clone_from(dirs);
+    }
+    if request.ca_file.is_some() {
+        options.ca_file.clone_from(&request.ca_file);
+    }
     let transport = transport::open(&reference.location, &options).map_err(OpenError::Place)?;
     let digest = match reference.digest {
         Some(digest) => digest,
