@@ -4,6 +4,8 @@
 
 pub mod closure;
 pub mod database;
+#[cfg(test)]
+mod fixture;
 pub mod manifest;
 pub mod pack;
 pub mod progress;
@@ -12,3 +14,4 @@ pub mod rootfs;
 pub mod seed;
 pub mod transport;
 pub mod tree;
+pub mod verify;

@@ -1,102 +1,11 @@
-use std::ffi::OsStr;
-use std::fs::{self, Permissions};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::fs;
 
 use seed_format::index::Index;
 
 use super::*;
-use crate::closure::{PathInfo, Programs};
+use crate::fixture::{options, shapes, with_shell};
 use crate::seed;
 use crate::transport::Layout;
-use crate::tree;
-
-/// Files of one store path, written by a test.
-type Fill<'a> = &'a dyn Fn(&Path);
-
-fn store_path(digit: char, name: &str) -> StorePath {
-    StorePath::from_base_name(&format!("{}-{name}", digit.to_string().repeat(32))).unwrap()
-}
-
-/// A closure in `real_store` whose paths `fills` write. Each path refers to the one before it, and to itself.
-fn closure(real_store: &Path, fills: &[(StorePath, Fill<'_>)]) -> Closure {
-    fs::create_dir_all(real_store).unwrap();
-    let mut closure = Closure { real_store: real_store.to_owned(), ..Closure::default() };
-    let mut before = None;
-    for (path, fill) in fills {
-        let real = closure.real_path(path);
-        if !real.exists() {
-            fill(&real);
-        }
-        let (nar_hash, nar_size) = tree::nar_hash(&real).unwrap();
-        let references = before.into_iter().chain([path.clone()]).collect();
-        let info = PathInfo { path: path.clone(), nar_hash, nar_size, references, ca: None };
-        closure.paths.insert(path.clone(), info);
-        before = Some(path.clone());
-    }
-    closure
-}
-
-fn write(path: &Path, contents: impl AsRef<[u8]>) {
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(path, contents).unwrap();
-}
-
-fn make_executable(path: &Path) {
-    fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
-}
-
-/// Bytes that do not compress and that no two seeds share.
-fn noise(len: usize, seed: u64) -> Vec<u8> {
-    let mut random = fastrand::Rng::with_seed(seed);
-    std::iter::repeat_with(|| random.u8(..)).take(len).collect()
-}
-
-/// A small closure with every shape that a store may have.
-fn shapes(real_store: &Path) -> Closure {
-    let chunk = usize::try_from(layer::Options::default().chunk_size).unwrap();
-    let program = |path: &Path| {
-        write(&path.join("bin/sh"), "#!/bin/false\n");
-        make_executable(&path.join("bin/sh"));
-        symlink("sh", path.join("bin/bash")).unwrap();
-        fs::create_dir(path.join("empty")).unwrap();
-    };
-    let names = |path: &Path| {
-        for name in [&b"\xff\xfe invalid"[..], b"new\nline", b"README", b"readme", &[b'n'; 255]] {
-            write(&path.join(OsStr::from_bytes(name)), name);
-        }
-        symlink(OsStr::from_bytes(b"\xff"), path.join("link")).unwrap();
-        fs::hard_link(path.join("README"), path.join("hard")).unwrap();
-    };
-    let sizes = |path: &Path| {
-        for len in [0, 1, 4095, 4096, 4097, chunk - 1, chunk, chunk + 1, 2 * chunk + 5] {
-            write(&path.join(len.to_string()), noise(len, len as u64));
-        }
-    };
-    closure(
-        real_store,
-        &[
-            (store_path('0', "shell"), &program),
-            (store_path('1', "names"), &names),
-            (store_path('2', "sizes"), &sizes),
-            (store_path('3', "file"), &|path| write(path, "a file\n")),
-            (store_path('4', "link"), &|path| symlink("/nowhere", path).unwrap()),
-            (store_path('5', "empty"), &|path| write(path, "")),
-        ],
-    )
-}
-
-fn options() -> Options {
-    let mut options = Options::new("x86_64-linux");
-    options.limits.target_size = 1 << 20;
-    options
-}
-
-fn with_shell(mut closure: Closure) -> Closure {
-    closure.programs = Programs { shell: Some(store_path('0', "shell")), ..Programs::default() };
-    closure
-}
 
 #[test]
 fn a_packed_seed_opens_and_its_index_is_sound() {
