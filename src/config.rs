@@ -39,6 +39,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("registry.hosts-dirs", Kind::List),
     ("registry.insecure", Kind::List),
     ("runtime.dir", Kind::Text),
+    ("sandbox.scratch", Kind::Text),
 ];
 
 /// Everything that can be configured. Keys that are not set have their defaults.
@@ -50,6 +51,7 @@ pub(crate) struct Config {
     pub(crate) network: Network,
     pub(crate) registry: Registry,
     pub(crate) runtime: Runtime,
+    pub(crate) sandbox: Sandbox,
 }
 
 /// `[cache]`: the chunks that were fetched.
@@ -98,6 +100,14 @@ pub(crate) struct Registry {
 pub(crate) struct Runtime {
     /// The directory of the sockets and leases; `None` for the one that every program of ours uses.
     pub(crate) dir: Option<PathBuf>,
+}
+
+/// `[sandbox]`: offline builds.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Sandbox {
+    /// Where what a build writes goes until it ends; `None` for a directory in the cache's.
+    pub(crate) scratch: Option<PathBuf>,
 }
 
 impl Default for Cache {

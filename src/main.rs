@@ -14,6 +14,8 @@ mod nix_settings;
 mod packing;
 mod printer;
 mod project;
+mod report;
+mod sandboxes;
 mod session;
 mod signals;
 mod statement;
@@ -25,6 +27,7 @@ use std::process::ExitCode;
 use crate::error::Exit;
 
 fn main() -> ExitCode {
+    seed_sandbox::main_if_init();
     let mut hidden = std::env::args_os().skip(1);
     if hidden.next().is_some_and(|argument| argument == command::mount::SERVE_ARGUMENT) {
         return serve_mount(&hidden.next().unwrap_or_default());

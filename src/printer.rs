@@ -117,6 +117,22 @@ impl Printer {
         }
     }
 
+    /// Says what a command has cost, to those who asked for more (`-v`) or who read lines of JSON.
+    pub(crate) fn details<T: Serialize + fmt::Display>(&self, report: &T) {
+        if self.shared.verbose > 0 || self.shared.style == Style::Json {
+            self.summary(report);
+        }
+    }
+
+    /// Says what a command has cost, unless `-q` is given.
+    pub(crate) fn summary<T: Serialize + fmt::Display>(&self, report: &T) {
+        match self.shared.style {
+            _ if self.shared.quiet => {}
+            Style::Json => self.prose_json(&serde_json::json!({"level": "info", "report": report})),
+            Style::Terminal | Style::Lines => write_err(format_args!("{report}\n")),
+        }
+    }
+
     /// Warns the user.
     pub(crate) fn warn(&self, message: impl fmt::Display) {
         self.say("warning", &message);

@@ -1,6 +1,7 @@
 //! SIGINT, SIGTERM and SIGHUP: what was begun is undone, then the signal has its usual effect.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -9,6 +10,9 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
 use crate::error::Result;
+
+/// How many commands run that signals are passed on to: while there is one, they are meant for it.
+static FORWARDED: AtomicUsize = AtomicUsize::new(0);
 
 type Undo = Box<dyn FnOnce() + Send>;
 
@@ -26,6 +30,9 @@ pub(crate) fn install() -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
+            if FORWARDED.load(Ordering::SeqCst) > 0 {
+                continue;
+            }
             undo_all();
             // The default of each of the three is death by that signal, which the parent is to see.
             let _ = emulate_default_handler(signal);
@@ -63,4 +70,19 @@ impl Drop for UndoGuard {
 
 fn pending() -> MutexGuard<'static, Pending> {
     PENDING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// While it lives, signals are left to whoever passes them on to a command.
+pub(crate) struct Forwarded;
+
+/// Leaves signals to whoever passes them on to a command that runs.
+pub(crate) fn forwarded() -> Forwarded {
+    FORWARDED.fetch_add(1, Ordering::SeqCst);
+    Forwarded
+}
+
+impl Drop for Forwarded {
+    fn drop(&mut self) {
+        FORWARDED.fetch_sub(1, Ordering::SeqCst);
+    }
 }

@@ -1,13 +1,17 @@
 //! `seed run`.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use seed_image::reference::Reference;
+use seed_sandbox::{Command, Stdio, WORKSPACE, Workspace};
 
-use crate::error::{Result, failed};
+use crate::error::{Result, ResultExt};
+use crate::gate::Origin;
+use crate::report::Report;
 use crate::session::{Judge, Session};
+use crate::{sandboxes, signals};
 
 /// Run a command in a seed, offline
 ///
@@ -20,23 +24,48 @@ Examples:
 pub(crate) struct Args {
     /// The seed
     #[arg(value_name = "REF")]
-    pub(crate) seed: Reference,
+    seed: Reference,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
-    pub(crate) command: Vec<OsString>,
+    command: Vec<OsString>,
     /// Show this directory at /workspace, and start there
     #[arg(long, value_name = "DIR")]
-    pub(crate) workspace: Option<PathBuf>,
+    workspace: Option<PathBuf>,
     /// Let the command write to the workspace
     #[arg(long, requires = "workspace")]
-    pub(crate) writable: bool,
+    writable: bool,
     /// Set a variable of the environment; again for more
     #[arg(long, value_name = "NAME=VALUE")]
-    pub(crate) env: Vec<String>,
+    env: Vec<String>,
     #[command(flatten)]
-    pub(crate) judge: Judge,
+    judge: Judge,
 }
 
-pub(crate) fn run(_session: &Session<'_>, args: &Args) -> Result<ExitCode> {
-    Err(failed(format!("{args:?}")))
+pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<ExitCode> {
+    let variables = sandboxes::variables(&args.env)?;
+    let workspace = args.workspace.as_deref().map(|dir| workspace(dir, args.writable)).transpose()?;
+    session.sweep();
+    let admitted = sandboxes::admit(session, &args.judge, &args.seed, Origin::Written, None)?;
+    let directory = if workspace.is_some() { WORKSPACE } else { "/" };
+    let spec = sandboxes::spec(session, &admitted.opened, workspace, &variables);
+    let command = Command::new(args.command.iter().cloned()).directory(directory).stdio(Stdio::inherit()?);
+
+    let forwarded = signals::forwarded();
+    let outcome = seed_sandbox::run(&admitted.approved, &spec, command);
+    drop(forwarded);
+    let outcome = outcome.hint("`seed doctor` shows what this machine can do")?;
+    for note in &outcome.notes {
+        session.printer.warn(note);
+    }
+    let mut report = Report::new(admitted.resolve, admitted.verify);
+    report.extend(&outcome.phases);
+    report.count(&admitted.opened, admitted.transport.as_ref());
+    session.printer.details(&report);
+    Ok(ExitCode::from(outcome.exit.code()))
+}
+
+/// A directory of this machine, as the workspace.
+pub(crate) fn workspace(directory: &Path, writable: bool) -> Result<Workspace> {
+    let directory = directory.canonicalize().context(|| format!("cannot find {}", directory.display()))?;
+    Ok(Workspace { directory, writable })
 }

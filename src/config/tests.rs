@@ -24,6 +24,8 @@ hosts-dirs = ["/etc/containerd/certs.d"]
 insecure = ["registry.internal:5000"]
 [runtime]
 dir = "/b"
+[sandbox]
+scratch = "/c"
 "#;
 
 #[test]
@@ -36,6 +38,7 @@ fn files_set_every_key() {
     assert_eq!(config.registry.hosts_dirs, Some(vec!["/etc/containerd/certs.d".into()]));
     assert_eq!(config.registry.insecure, ["registry.internal:5000"]);
     assert_eq!(config.runtime.dir, Some("/b".into()));
+    assert_eq!(config.sandbox.scratch, Some("/c".into()));
     for (key, _) in KEYS {
         let name = key.split_once('.').unwrap().1;
         assert!(FULL.contains(&format!("\n{name} = ")), "{key} is not tested");

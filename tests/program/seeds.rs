@@ -45,6 +45,30 @@ impl Seeds {
         self.pack_with(tag, paths, seed_policy::System::current().as_str(), BTreeMap::new())
     }
 
+    /// Packs a seed with a static shell and everyday programs, that commands can run in. Gives the path of
+    /// the program.
+    pub fn pack_runnable(&self, tag: &str) -> (Packed, String) {
+        let path = Self::path('b', "busybox");
+        let real = self.store.join(path.base_name());
+        fs::create_dir_all(real.join("bin")).unwrap();
+        fs::copy("/bin/busybox", real.join("bin/busybox")).expect("Debian's busybox-static is installed");
+        for name in ["sh", "env", "cat", "ls", "id", "sleep", "touch", "wget", "nc", "kill"] {
+            let link = real.join("bin").join(name);
+            if !link.exists() {
+                std::os::unix::fs::symlink("busybox", link).unwrap();
+            }
+        }
+        let mut closure = Closure { real_store: self.store.clone(), ..Closure::default() };
+        let (nar_hash, nar_size) = tree::nar_hash(&real).unwrap();
+        let references = Default::default();
+        let info = PathInfo { path: path.clone(), nar_hash, nar_size, references, ca: None };
+        closure.paths.insert(path.clone(), info);
+        closure.programs.shell = Some(path.clone());
+        let options = Options { workers: 1, ..Options::new(seed_policy::System::current().as_str()) };
+        let packed = pack(&closure, &options, &self.layout(), Some(tag), &()).unwrap();
+        (packed, format!("{path}/bin"))
+    }
+
     /// Packs for another system, or with labels.
     pub fn pack_with(
         &self,
