@@ -1,4 +1,5 @@
 //! Transports against real registries, and against one that lies.
 
+mod hostile;
 mod real;
 mod support;

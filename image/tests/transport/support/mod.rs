@@ -1,8 +1,10 @@
 //! What the tests are made of: registries, real and hostile, and images.
 
+pub(crate) mod hostile;
 pub(crate) mod servers;
 
 use std::io::{self, Read};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -44,6 +46,11 @@ pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     }
     bytes.truncate(len);
     bytes
+}
+
+/// A range of bytes.
+pub(crate) fn part(bytes: &[u8], range: Range<u64>) -> &[u8] {
+    &bytes[usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap()]
 }
 
 pub(crate) fn describe(bytes: &[u8]) -> Descriptor {
