@@ -1,5 +1,8 @@
 //! Transports against real registries, and against one that lies.
 
+mod auth;
+mod copying;
 mod hostile;
+mod mirrors;
 mod real;
 mod support;
