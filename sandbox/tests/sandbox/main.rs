@@ -3,6 +3,8 @@
 //! One program in four roles, by its first argument: the sandbox's first process, the probe that looks
 //! around inside, a supervisor that is there to be killed, and the tests.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // a program of tests, which clippy takes for an ordinary one
+
 mod commands;
 mod harness;
 mod isolation;
