@@ -5,9 +5,11 @@ use std::io;
 use std::path::PathBuf;
 
 use seed_format::Digest;
+use seed_format::index::IndexError;
 use seed_fuse::mount::MountError;
 use serde::{Deserialize, Serialize};
 
+use crate::export::CopyError;
 use crate::spec::Exit;
 
 /// Why a sandbox was not made, or ended early. That a command inside fails is no such error: see
@@ -82,18 +84,22 @@ pub enum SandboxError {
         /// What the system answered.
         source: io::Error,
     },
-    /// Nix failed inside.
-    #[error("{command} failed in the sandbox ({exit}){}", said(stderr))]
+    /// The seed names no Nix in its labels.
+    #[error("the seed brings no Nix: it was packed from plain store paths, or is another image")]
+    NoNix,
+    /// The seed's index cannot be read.
+    #[error("the seed's index cannot be read")]
+    Index(#[source] IndexError),
+    /// Nix failed inside. Why, it has said itself.
+    #[error("`{command}` failed in the sandbox ({exit})")]
     Nix {
         /// The command, as a user would type it.
         command: String,
         /// How it ended.
         exit: Exit,
-        /// The end of what it wrote to standard error, where that was not shown already.
-        stderr: String,
     },
     /// Nix answered with something that is not its documented format.
-    #[error("{command} answered with something else than {expected}")]
+    #[error("`{command}` answered with something else than {expected}")]
     NixOutput {
         /// The command.
         command: String,
@@ -110,18 +116,22 @@ pub enum SandboxError {
         /// The hash in Nix's database.
         registered: Digest,
     },
+    /// An output cannot be read, or is of a kind that no store path has.
+    #[error("{path} cannot be read in the sandbox")]
+    Output {
+        /// The store path.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
     /// A result could not be written to the host.
     #[error("cannot export to {}", path.display())]
     Export {
         /// The place on the host.
         path: PathBuf,
-        /// What the system answered.
-        source: io::Error,
+        /// Why.
+        source: CopyError,
     },
-}
-
-fn said(stderr: &str) -> String {
-    if stderr.is_empty() { String::new() } else { format!(": {stderr}") }
 }
 
 /// The steps of making a sandbox, in their order.

@@ -4,12 +4,18 @@
 //! [`Approved`], so no seed runs that no policy judged. A program that uses them calls [`main_if_init`]
 //! first thing in its `main`: the sandbox's first process is the program itself, started once more.
 
+mod build;
 mod channel;
+mod check;
+mod develop;
 pub mod environment;
 mod error;
+mod export;
 mod init;
+mod nix;
 mod protocol;
 mod record;
+mod registration;
 pub mod scratch;
 mod session;
 mod signals;
@@ -18,10 +24,15 @@ mod terminal;
 
 use seed_policy::Approved;
 
+pub use build::{BuildRequest, build, flake_of_workspace};
+pub use check::{Replay, Use, check};
+pub use develop::{DevelopRequest, develop};
 pub use error::{SandboxError, Step};
+pub use export::{CopyError, Destination};
 pub use init::main_if_init;
+pub use nix::{Nix, search_path};
 pub use protocol::Note;
-pub use record::{Outcome, Phase};
+pub use record::{BuildRecord, NixRecord, Outcome, OutputRecord, Phase, Source, TargetRecord};
 pub use session::{Controller, Sandbox};
 pub use signals::Forwarding;
 pub use spec::{Bind, Command, Exit, HOME, Lower, Scratch, Spec, Stdio, USER, WORKSPACE, Workspace};

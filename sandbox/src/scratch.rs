@@ -190,7 +190,7 @@ mod tests {
         let orphan = parent.path().join("sandbox-1-0");
         fs::create_dir_all(orphan.join("upper/nix/store/closed")).unwrap();
         fs::write(orphan.join("upper/nix/store/closed/file"), "x").unwrap();
-        fs::set_permissions(orphan.join("upper/nix/store/closed"), Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(orphan.join("upper/nix/store/closed"), Permissions::from_mode(0o000)).unwrap();
         let kept = parent.path().join("chunks");
         fs::create_dir(&kept).unwrap();
         symlink(&kept, orphan.join("link")).unwrap();

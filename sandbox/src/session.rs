@@ -308,7 +308,7 @@ fn host_path(role: &'static str, path: &Path) -> Result<OsString, SandboxError> 
 
 fn half_of_memory() -> u64 {
     let info = rustix::system::sysinfo();
-    u64::try_from(info.totalram).unwrap_or(0).saturating_mul(u64::from(info.mem_unit)) / 2
+    info.totalram.saturating_mul(info.mem_unit.into()) / 2
 }
 
 fn single(mut descriptors: Vec<OwnedFd>) -> Result<OwnedFd, SandboxError> {

@@ -139,7 +139,7 @@ fn own_nix(identity: Identity) -> io::Result<()> {
         lchown(path, Some(uid), Some(gid))?;
         fs::set_permissions(path, Permissions::from_mode(0o755))?;
     }
-    own_tree(Path::new("/nix/var/nix"), uid, gid)
+    own_tree(Path::new("/nix/var"), uid, gid)
 }
 
 fn own_tree(directory: &Path, uid: u32, gid: u32) -> io::Result<()> {
