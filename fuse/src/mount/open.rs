@@ -139,12 +139,18 @@ pub fn open_seed(
     };
     let store = Arc::new(ChunkStore::open(store, Arc::clone(&counters))?);
     let index = Arc::new(index);
+    let mut fetch = options.fetch.clone();
+    let whole: u64 = index.layers().iter().map(|layer| layer.virtual_size).sum();
+    if fetch.fill && whole > options.cache_limit / 4 * 3 {
+        tracing::info!(seed = whole, limit = options.cache_limit, "the cache is too small to hold the whole seed");
+        fetch.fill = false;
+    }
     let fetcher = Fetcher::start(
         Arc::new(IndexedChunks(Arc::clone(&index))),
         store,
         Arc::new(TransportSource(transport)),
         Arc::clone(&counters),
-        options.fetch.clone(),
+        fetch,
     )?;
     Ok(Arc::new(SeedFs { seed, index, fetcher: Arc::new(fetcher), counters }))
 }
