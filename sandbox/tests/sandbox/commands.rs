@@ -5,7 +5,7 @@ use std::path::Path;
 
 use seed_sandbox::{Command, Exit, SandboxError, Step};
 
-use crate::harness::{Test, World, approved, execute, pipes, shell};
+use crate::harness::{Test, World, approve, approved, execute, pipes, shell};
 
 pub(crate) const TESTS: &[Test] = &[
     ("commands::ends_are_reported", ends_are_reported),
@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("commands::the_environment_is_what_was_given", the_environment_is_what_was_given),
     ("commands::too_much_output_is_an_error", too_much_output_is_an_error),
     ("commands::missing_sources_are_named", missing_sources_are_named),
+    ("commands::another_seed_is_not_approved", another_seed_is_not_approved),
 ];
 
 fn ends_are_reported(world: &World) {
@@ -105,7 +106,16 @@ fn the_environment_is_what_was_given(world: &World) {
     command.environment.insert("EXTRA".into(), "one two".into());
     let mut listed: Vec<_> = execute(&mut sandbox, command).ok().lines().map(str::to_owned).collect();
     listed.sort();
-    assert_eq!(listed, ["EXTRA=one two", "HOME=/home/seed", "LOGNAME=seed", "PATH=/bin", "USER=seed"]);
+    assert_eq!(
+        listed,
+        [
+            "EXTRA=one two",
+            "HOME=/home/seed",
+            "LOGNAME=seed",
+            "PATH=/nix/store/00000000000000000000000000000000-shell/bin",
+            "USER=seed"
+        ]
+    );
 }
 
 fn too_much_output_is_an_error(world: &World) {
@@ -123,4 +133,12 @@ fn missing_sources_are_named(world: &World) {
     let SandboxError::Path { path, .. } = &error else { panic!("{error:?}") };
     assert_eq!(path, Path::new("/no/such/workspace"));
     assert_eq!(Step::Overlay.to_string(), "no writable layer can be put over the seed");
+}
+
+fn another_seed_is_not_approved(world: &World) {
+    let other = seed_format::Digest::of(b"another seed");
+    let error = seed_sandbox::Sandbox::start(&approve(other), &world.spec()).unwrap_err();
+    let SandboxError::NotApproved { approved, opened } = error else { panic!("{error:?}") };
+    assert_eq!((approved, opened), (other, world.seed().digest));
+    assert!(!world.scratch.exists(), "nothing was begun");
 }

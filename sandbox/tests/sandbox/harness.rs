@@ -3,19 +3,19 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 use std::time::{Instant, SystemTime};
 
-use seed_format::Digest;
 use seed_policy::{Approved, Evidence, Pin, Policy, decide};
 use seed_sandbox::{Command, Exit, Lower, Sandbox, Scratch, Spec, Stdio, Workspace, environment};
 use tempfile::TempDir;
 
 use crate::probe;
+use crate::seed::{self, PackedSeed};
 
 /// A test, by name.
 pub(crate) type Test = (&'static str, fn(&World));
@@ -25,12 +25,6 @@ const ORDINARY: &str = "SEED_SANDBOX_TEST_ORDINARY";
 
 /// An ordinary user's number, without an entry in any file.
 const USER: u32 = 54321;
-
-/// Where the probe lies inside.
-pub(crate) const PROBE: &str = "/nix/store/00000000000000000000000000000001-probe";
-
-/// A path that the seed holds.
-pub(crate) const SEEDED: &str = "/nix/store/00000000000000000000000000000002-seeded";
 
 pub(crate) fn run(tests: &[Test]) -> ExitCode {
     // As the standard harness: a word is a filter, flags that change its output mean nothing here.
@@ -68,24 +62,51 @@ fn run_as_ordinary_user() -> bool {
     let home = place.path().join("home");
     fs::create_dir(&home).unwrap();
     std::os::unix::fs::chown(&home, Some(USER), Some(USER)).unwrap();
-    std::process::Command::new(&program)
+    // Where only root may open /dev/fuse, another node for the same device is shown in its place, to the
+    // tests alone.
+    let line = "
+        if [ -n \"$1\" ]; then mount --bind \"$1\" /dev/fuse; fi
+        user=$2; shift 2
+        exec setpriv --reuid $user --regid $user --clear-groups -- \"$@\"
+    ";
+    let fuse = fs::metadata("/dev/fuse").unwrap();
+    let node = place.path().join("fuse");
+    let node = if fuse.mode() & 0o006 == 0o006 {
+        String::new()
+    } else {
+        let mode = rustix::fs::Mode::from_raw_mode(0o666);
+        rustix::fs::mknodat(rustix::fs::CWD, &node, rustix::fs::FileType::CharacterDevice, mode, fuse.rdev())
+            .unwrap();
+        fs::set_permissions(&node, Permissions::from_mode(0o666)).unwrap();
+        node.to_str().unwrap().to_owned()
+    };
+    std::process::Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-euc", line, "sh", &node, &USER.to_string()])
+        .arg(&program)
         .args(std::env::args_os().skip(1))
         .env(ORDINARY, &program)
         .env("TMPDIR", &home)
         .env("HOME", &home)
         .current_dir(&home)
-        .uid(USER)
-        .gid(USER)
         .status()
         .unwrap()
         .success()
 }
 
-/// A small tree in the shape of a seed, and places beside it.
+/// The path of this program, where its user can read it.
+pub(crate) fn program() -> PathBuf {
+    std::env::var_os(ORDINARY).map_or_else(|| std::env::current_exe().unwrap(), PathBuf::from)
+}
+
+/// The seed of this run's tests.
+fn packed() -> &'static PackedSeed {
+    static PACKED: OnceLock<PackedSeed> = OnceLock::new();
+    PACKED.get_or_init(PackedSeed::new)
+}
+
+/// A small seed, and places beside it.
 pub(crate) struct World {
-    _directory: TempDir,
-    /// The tree.
-    pub(crate) tree: PathBuf,
+    directory: TempDir,
     /// A workspace with the file `source`.
     pub(crate) workspace: PathBuf,
     /// Where scratch directories go.
@@ -97,28 +118,31 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let [tree, workspace, scratch, hidden] =
-            ["tree", "workspace", "scratch", "hidden"].map(|name| directory.path().join(name));
+        let [workspace, scratch, hidden] =
+            ["workspace", "scratch", "hidden"].map(|name| directory.path().join(name));
         for path in [&workspace, &hidden] {
             fs::create_dir(path).unwrap();
         }
         fs::write(workspace.join("source"), "source\n").unwrap();
         fs::set_permissions(workspace.join("source"), Permissions::from_mode(0o600)).unwrap();
         fs::write(hidden.join("secret"), "secret\n").unwrap();
-        make_tree(&tree);
-        Self { _directory: directory, tree, workspace, scratch, hidden }
+        Self { directory, workspace, scratch, hidden }
     }
 
-    /// A sandbox of the tree, with the workspace, and nothing else.
+    /// The directory that all of this lies in.
+    pub(crate) fn path(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn seed(&self) -> &'static PackedSeed {
+        packed()
+    }
+
+    /// A sandbox of the seed, with the workspace, and nothing else.
     pub(crate) fn spec(&self) -> Spec {
-        Spec {
-            lower: Lower::Directory(self.tree.clone()),
-            workspace: Some(Workspace { directory: self.workspace.clone(), writable: false }),
-            binds: Vec::new(),
-            scratch: Scratch::Directory(self.scratch.clone()),
-            etc: BTreeMap::new(),
-            environment: environment::clean("/bin", [], &BTreeMap::new()),
-        }
+        let mut spec = bare_spec(self.seed().open(), self.scratch.clone());
+        spec.workspace = Some(Workspace { directory: self.workspace.clone(), writable: false });
+        spec
     }
 
     pub(crate) fn start(&self) -> Sandbox {
@@ -126,57 +150,25 @@ impl World {
     }
 }
 
-/// The tests' tree has no digest; what matters is that somebody decided.
+/// A sandbox without a workspace.
+pub(crate) fn bare_spec(lower: Lower, scratch: PathBuf) -> Spec {
+    Spec {
+        lower,
+        workspace: None,
+        binds: Vec::new(),
+        scratch: Scratch::Directory(scratch),
+        etc: BTreeMap::new(),
+        environment: environment::clean(seed::SEARCH_PATH, [], &BTreeMap::new()),
+    }
+}
+
+/// The verdict on the tests' seed, which each of them has packed itself or was told of by a test.
 pub(crate) fn approved() -> Approved {
-    let digest = Digest::of(b"tree");
+    approve(packed().digest)
+}
+
+pub(crate) fn approve(digest: seed_format::Digest) -> Approved {
     decide(&Policy::default(), &Evidence::new(Pin::Packed(digest), digest), SystemTime::now()).unwrap()
-}
-
-fn make_tree(tree: &Path) {
-    for directory in ["bin", "etc", "nix/store", "nix/var/nix/db"] {
-        fs::create_dir_all(tree.join(directory)).unwrap();
-    }
-    fs::copy("/usr/bin/busybox", tree.join("bin/busybox")).expect("the package busybox-static");
-    for applet in ["sh", "cat", "env", "ls", "sleep", "stty", "tty", "rm", "mkdir", "dd", "id"] {
-        symlink("busybox", tree.join("bin").join(applet)).unwrap();
-    }
-    fs::write(tree.join("etc/motd"), "from the seed\n").unwrap();
-    fs::create_dir(tree.join(&SEEDED[1..])).unwrap();
-    fs::write(tree.join(&SEEDED[1..]).join("file"), "seeded\n").unwrap();
-    fs::write(tree.join("nix/var/nix/db/db.sqlite"), "database\n").unwrap();
-    fs::set_permissions(tree.join("nix/var/nix/db/db.sqlite"), Permissions::from_mode(0o444)).unwrap();
-    fs::copy(program(), tree.join(&PROBE[1..])).unwrap();
-    for library in libraries() {
-        let target = tree.join(library.strip_prefix("/").unwrap());
-        fs::create_dir_all(target.parent().unwrap()).unwrap();
-        fs::copy(&library, target).unwrap();
-    }
-    fs::set_permissions(tree.join("nix/store"), Permissions::from_mode(0o555)).unwrap();
-}
-
-/// The path of this program, where its user can read it.
-pub(crate) fn program() -> PathBuf {
-    std::env::var_os(ORDINARY).map_or_else(|| std::env::current_exe().unwrap(), PathBuf::from)
-}
-
-/// The shared libraries that this program has loaded, its loader among them.
-fn libraries() -> Vec<PathBuf> {
-    let maps = fs::read_to_string("/proc/self/maps").unwrap();
-    let mut found: Vec<_> = maps
-        .lines()
-        .filter_map(|line| line.find('/').map(|at| PathBuf::from(&line[at..])))
-        .filter(|path| path.to_string_lossy().contains(".so"))
-        .collect();
-    // The name that is written in the program, which is a link on the host.
-    found.extend(
-        ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"]
-            .map(PathBuf::from)
-            .into_iter()
-            .filter(|p| p.exists()),
-    );
-    found.sort();
-    found.dedup();
-    found
 }
 
 /// What a command did.
@@ -216,7 +208,7 @@ pub(crate) fn shell(sandbox: &mut Sandbox, line: &str) -> Ran {
 
 /// Runs the probe.
 pub(crate) fn probe<const N: usize>(sandbox: &mut Sandbox, arguments: [&str; N]) -> Ran {
-    execute(sandbox, Command::new([PROBE, probe::ROLE].into_iter().chain(arguments)))
+    execute(sandbox, Command::new(seed::probe_command().into_iter().chain([probe::ROLE]).chain(arguments)))
 }
 
 /// The streams that a test holds the other ends of: standard input, output and error of a command.

@@ -6,8 +6,10 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
-use crate::harness::{Test, World, approved, probe, shell};
-use seed_sandbox::{Bind, Sandbox};
+use seed_sandbox::{Bind, Command, Lower, Sandbox};
+
+use crate::harness::{Test, World, approved, execute, probe, shell};
+use crate::seed::{SEARCH_PATH, SEEDED};
 
 pub(crate) const TESTS: &[Test] = &[
     ("isolation::no_packet_leaves", no_packet_leaves),
@@ -64,19 +66,30 @@ fn no_socket_of_the_host_is_reached(world: &World) {
 fn no_file_of_the_host_is_seen(world: &World) {
     let mut sandbox = world.start();
     let root = shell(&mut sandbox, "ls -a /").ok();
-    let mut expected: Vec<_> = fs::read_dir(&world.tree)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .chain([".", "..", "dev", "home", "proc", "tmp", "var", "workspace"].map(str::to_owned))
-        .collect();
-    expected.sort();
-    expected.dedup();
+    let expected = [
+        ".",
+        "..",
+        "bin",
+        "dev",
+        "etc",
+        "home",
+        "nix",
+        "proc",
+        "root",
+        "run",
+        "sys",
+        "tmp",
+        "usr",
+        "var",
+        "workspace",
+    ];
     assert_eq!(root.split_ascii_whitespace().collect::<Vec<_>>(), expected);
-    for path in [world.hidden.join("secret"), "/etc/shadow".into(), "/sys".into(), "/root".into()] {
+    assert_eq!(shell(&mut sandbox, "ls -a /sys /run").ok(), "/run:\n.\n..\n\n/sys:\n.\n..\n");
+    for path in [world.hidden.join("secret"), "/etc/shadow".into(), "/usr/bin/busybox".into()] {
         let ran = shell(&mut sandbox, &format!("cat {}", path.display()));
         assert!(ran.stderr.contains("No such file or directory"), "{ran:?}");
     }
-    assert_eq!(shell(&mut sandbox, "cat /etc/motd").ok(), "from the seed\n");
+    assert_eq!(shell(&mut sandbox, "cat /etc/nsswitch.conf").ok().lines().last(), Some("hosts: files dns"));
     // What is mounted is mounted for the sandbox: no source names a place of the host.
     let mounts = shell(&mut sandbox, "cat /proc/self/mountinfo").ok();
     for line in mounts.lines() {
@@ -183,13 +196,20 @@ fn nix_can_make_its_own_sandbox(world: &World) {
 
 fn links_in_a_seed_lead_nowhere(world: &World) {
     let outside = &world.hidden;
-    fs::remove_dir_all(world.tree.join("etc")).unwrap();
+    let tree = world.path().join("tree");
+    world.seed().unpack(&tree);
     for name in ["etc", "proc", "dev", "tmp", "home", "workspace", "var"] {
-        symlink(outside, world.tree.join(name)).unwrap();
+        symlink(outside, tree.join(name)).unwrap();
     }
-    symlink(outside.join("secret"), world.tree.join("resolv.conf")).unwrap();
-    let mut sandbox = world.start();
-    assert_eq!(shell(&mut sandbox, "cat /workspace/source; echo x > /tmp/x").ok(), "source\n");
+    let mut spec = world.spec();
+    spec.lower = Lower::Directory(tree);
+    let mut sandbox = Sandbox::start(&approved(), &spec).unwrap();
+    let line = format!("cat /workspace/source; echo x > /tmp/x; cat {SEEDED}/file");
+    assert_eq!(
+        execute(&mut sandbox, Command::new([SEARCH_PATH, "/sh"].concat().split(' ').chain(["-c", &line])))
+            .ok(),
+        "source\nseeded\n"
+    );
     let names: Vec<_> = fs::read_dir(outside).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["secret"]);
     assert_eq!(fs::read_to_string(outside.join("secret")).unwrap(), "secret\n");

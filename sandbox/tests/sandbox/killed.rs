@@ -9,9 +9,10 @@ use std::process::{Child, ExitCode, Stdio as ProcessStdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use seed_sandbox::{Command, Lower, Sandbox, Scratch, Stdio, scratch};
+use seed_sandbox::{Command, Sandbox, Stdio, scratch};
 
-use crate::harness::{self, Test, World, approved};
+use crate::harness::{self, Test, World};
+use crate::seed;
 
 pub(crate) const ROLE: &str = "supervise";
 
@@ -24,17 +25,10 @@ pub(crate) const TESTS: &[Test] = &[
 
 /// Starts a sandbox whose command says `ready` and waits for ever; prints how that ended.
 pub(crate) fn supervise(mut arguments: impl Iterator<Item = String>) -> ExitCode {
-    let mut next = || PathBuf::from(arguments.next().unwrap());
-    let (tree, scratch) = (next(), next());
-    let spec = seed_sandbox::Spec {
-        lower: Lower::Directory(tree),
-        workspace: None,
-        binds: Vec::new(),
-        scratch: Scratch::Directory(scratch),
-        etc: Default::default(),
-        environment: seed_sandbox::environment::clean("/bin", [], &Default::default()),
-    };
-    let mut sandbox = Sandbox::start(&approved(), &spec).unwrap();
+    let mut next = || arguments.next().unwrap();
+    let (layout, digest, scratch) = (PathBuf::from(next()), next().parse().unwrap(), PathBuf::from(next()));
+    let spec = harness::bare_spec(seed::open(&layout, &digest), scratch);
+    let mut sandbox = Sandbox::start(&harness::approve(digest), &spec).unwrap();
     // One process, which has a child of its own that does not die with it.
     let line = "busybox setsid sleep 3600 & echo ready; exec sleep 3600";
     let ended = sandbox.execute(Command::new(["sh", "-c", line]).stdio(Stdio::inherit().unwrap()));
@@ -48,8 +42,9 @@ pub(crate) fn supervise(mut arguments: impl Iterator<Item = String>) -> ExitCode
 
 /// Kills the `victim`th of: the supervisor, the outer process, process 1, the command.
 fn kill(world: &World, victim: usize) {
+    let digest = world.seed().digest.to_string();
     let mut supervisor = std::process::Command::new(harness::program())
-        .args([ROLE.as_ref(), world.tree.as_os_str(), world.scratch.as_os_str()])
+        .args([ROLE.as_ref(), world.seed().layout().as_os_str(), digest.as_ref(), world.scratch.as_os_str()])
         .stdin(ProcessStdio::null())
         .stdout(ProcessStdio::piped())
         .spawn()
@@ -74,8 +69,9 @@ fn kill(world: &World, victim: usize) {
     }
 
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let place = world.tree.parent().unwrap();
-    assert!(!mounts.contains(place.to_str().unwrap()), "{mounts}");
+    for trace in [world.path().to_str().unwrap(), &digest] {
+        assert!(!mounts.contains(trace), "{mounts}");
+    }
     // The next sandbox sweeps before it makes its own directory.
     drop(world.start());
     assert_eq!(fs::read_dir(&world.scratch).unwrap().count(), 0);

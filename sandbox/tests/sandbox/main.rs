@@ -1,6 +1,6 @@
 //! Sandboxes from the inside and from the outside, on the real kernel, as root and as an ordinary user.
 //!
-//! One program in four roles, by its first argument: the sandbox's first process, the probe that looks
+//! One program in several roles, by its first argument: the sandbox's first process, the probe that looks
 //! around inside, a supervisor that is there to be killed, and the tests.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a program of tests, which clippy takes for an ordinary one
@@ -10,6 +10,7 @@ mod harness;
 mod isolation;
 mod killed;
 mod probe;
+mod seed;
 mod terminal;
 mod writing;
 
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         Some(probe::ROLE) => probe::main(arguments),
         Some(killed::ROLE) => killed::supervise(arguments),
         Some(terminal::ROLE) => terminal::interactive(arguments),
+        Some(writing::CONTAINER) => writing::in_container(arguments),
         _ => harness::run(&tests()),
     }
 }

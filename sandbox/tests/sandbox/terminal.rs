@@ -9,9 +9,10 @@ use std::process::ExitCode;
 
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
-use seed_sandbox::{Command, Lower, Scratch, Stdio};
+use seed_sandbox::{Command, Stdio};
 
-use crate::harness::{self, Test, World, approved};
+use crate::harness::{self, Test, World};
+use crate::seed;
 
 pub(crate) const ROLE: &str = "interactive";
 
@@ -23,18 +24,12 @@ pub(crate) const TESTS: &[Test] = &[
 /// Runs a line of shell in a sandbox, at the terminal that is standard input and output.
 pub(crate) fn interactive(mut arguments: impl Iterator<Item = String>) -> ExitCode {
     let mut next = || arguments.next().unwrap();
-    let spec = seed_sandbox::Spec {
-        lower: Lower::Directory(PathBuf::from(next())),
-        workspace: None,
-        binds: Vec::new(),
-        scratch: Scratch::Directory(PathBuf::from(next())),
-        etc: Default::default(),
-        environment: seed_sandbox::environment::clean("/bin", [], &Default::default()),
-    };
+    let (layout, digest, scratch) = (PathBuf::from(next()), next().parse().unwrap(), PathBuf::from(next()));
+    let spec = harness::bare_spec(seed::open(&layout, &digest), scratch);
     let stdio = Stdio::inherit().unwrap();
     assert!(matches!(stdio, Stdio::Terminal));
     let command = Command::new(["sh".into(), "-c".into(), next()]).stdio(stdio);
-    let outcome = seed_sandbox::run(&approved(), &spec, command).unwrap();
+    let outcome = seed_sandbox::run(&harness::approve(digest), &spec, command).unwrap();
     ExitCode::from(outcome.exit.code())
 }
 
@@ -54,7 +49,14 @@ impl Seat {
         let far = File::from(far);
         resize(&far, 33, 77);
         let mut command = std::process::Command::new(harness::program());
-        command.args([ROLE.as_ref(), world.tree.as_os_str(), world.scratch.as_os_str(), line.as_ref()]);
+        let (layout, digest) = (world.seed().layout(), world.seed().digest.to_string());
+        command.args([
+            ROLE.as_ref(),
+            layout.as_os_str(),
+            digest.as_ref(),
+            world.scratch.as_os_str(),
+            line.as_ref(),
+        ]);
         command.stdin(near.try_clone().unwrap()).stdout(near.try_clone().unwrap()).stderr(near);
         // SAFETY: two system calls between fork and exec.
         unsafe {
