@@ -9,6 +9,7 @@ use seed_fuse::mount::{Failure, MountError, OpenError};
 use seed_image::manifest::ManifestError;
 use seed_image::seed::SeedError;
 use seed_image::transport::TransportError;
+use seed_image::verify::VerifyError;
 use seed_policy::Refusal;
 use seed_policy::policy::PolicyError;
 
@@ -150,6 +151,14 @@ fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             Failure::Failed => None,
             Failure::Refused => Some(Exit::Refused),
             Failure::Integrity => Some(Exit::Integrity),
+        };
+    }
+    if let Some(error) = cause.downcast_ref::<VerifyError>() {
+        return match error {
+            // What these are is found further down.
+            VerifyError::Seed(_) | VerifyError::Transport(_) => None,
+            VerifyError::Blob { source, .. } if TransportError::in_io(source).is_some() => None,
+            _ => Some(Exit::Integrity),
         };
     }
     if cause.is::<OutputClosed>() {

@@ -1,5 +1,7 @@
 //! The direction of dependencies between the crates, and what each may use.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;

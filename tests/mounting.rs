@@ -1,5 +1,7 @@
 //! Mounts by the command: made, looked at, used up, killed, taken away. Needs root and /dev/fuse.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod program;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! docs/reference.md is what the program says of itself.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;

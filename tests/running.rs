@@ -1,5 +1,7 @@
 //! `seed run`: commands in a real seed, in a real sandbox. Needs root or user namespaces, and /dev/fuse.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod program;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! Commands that look at seeds, copy them and verify them: real seeds in an image layout.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod program;
 
 use std::fs;
@@ -75,6 +77,8 @@ fn verify_says_what_was_judged() {
     let verdict = &run.json()[0];
     assert_eq!((&verdict["level"], &verdict["paths"]), (&"innocent".into(), &1.into()));
     assert!(verdict["statement"].is_null());
+    let run = program.run(["verify", &by_digest, "--deep"]).ended_with(0);
+    assert!(run.stdout.contains("files, tables, index and database agree"), "{}", run.stdout);
 
     program
         .run(["verify", &seeds.reference(":main")])
@@ -134,8 +138,13 @@ fn wrong_bytes_end_with_4() {
         fs::write(seeds.blob(&digest), whole).unwrap();
         program.run(["verify", &reference]).ended_with(0);
     }
-    fs::remove_file(seeds.blob(&packed.layers[0].descriptor.digest)).unwrap();
-    program.run(["verify", &reference]).ended_with(1).says("lacks the layer");
+    let layer = seeds.blob(&packed.layers[0].descriptor.digest);
+    let whole = fs::read(&layer).unwrap();
+    seeds.corrupt(&packed.layers[0].descriptor.digest, whole.len() / 2);
+    program.run(["inspect", &reference]).ended_with(0);
+    program.run(["verify", &reference]).ended_with(4).says("wrong bytes");
+    fs::remove_file(layer).unwrap();
+    program.run(["verify", &reference]).ended_with(1).says("has no blob");
 }
 
 #[test]
@@ -160,4 +169,26 @@ fn malformed_images_are_refused_without_a_panic() {
     program.run(["inspect", &seeds.reference(":fewer")]).ended_with(4);
     seeds.layout().resolve("fewer").unwrap();
     program.run(["inspect", &seeds.reference(":none")]).ended_with(1).says("none");
+}
+
+/// Every blob has its digest, and they do not belong together: only --deep sees it.
+#[test]
+fn a_layer_of_another_seed_is_found_by_looking_into_it() {
+    let program = Program::new();
+    let seeds = Seeds::below(program.home());
+    let one = seeds.pack("one", &[('1', "one", b"first content")]);
+    let two = seeds.pack("two", &[('1', "one", b"other content")]);
+    let store_layer = |packed: &seed_image::pack::Packed| {
+        packed.layers.iter().position(|layer| !layer.paths.is_empty()).unwrap()
+    };
+    let (at, from) = (store_layer(&one), store_layer(&two));
+    let mixed = seeds.republish(&one.digest, "mixed", |manifest| {
+        manifest.layers[at] = two.manifest.layers[from].clone();
+    });
+    let reference = seeds.reference(&format!("@{mixed}"));
+    program.run(["verify", &reference]).ended_with(0);
+    program.run(["verify", &reference, "--deep"]).ended_with(4);
+    let point = program.home().join("mnt");
+    fs::create_dir(&point).unwrap();
+    program.run(["mount", &reference, point.to_str().unwrap()]).ended_with(4);
 }

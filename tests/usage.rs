@@ -1,5 +1,7 @@
 //! What every command has: exit codes, help, messages, configuration and policy files.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod program;
 
 use std::io::Read;

@@ -4,17 +4,18 @@ use std::fmt;
 
 use seed_format::Digest;
 use seed_image::reference::Reference;
+use seed_image::verify;
 use serde::Serialize;
 
-use crate::error::{Result, ResultExt, failed};
+use crate::error::{Result, ResultExt};
 use crate::gate::{self, Origin};
-use crate::printer::bytes;
+use crate::printer::{Phases, bytes};
 use crate::session::{Judge, Session};
 
 /// Verify a seed: its bytes by their digests, and what its policy asks for
 ///
-/// The manifest, the configuration and the index are read and checked, and every layer must be there.
-/// With --deep the layers are read too.
+/// Every blob is read and must have its digest. With --deep it is looked into: the files of the layers,
+/// their tables of contents, the index and Nix's database must all say the same.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -24,7 +25,7 @@ pub(crate) struct Args {
     /// The seed
     #[arg(value_name = "REF")]
     seed: Reference,
-    /// Read every layer: show that its files, its table of contents and the index agree
+    /// Look into every layer: its files, its table of contents and the index must agree
     #[arg(long)]
     deep: bool,
     #[command(flatten)]
@@ -41,7 +42,7 @@ struct Verdict {
     statement: Option<Digest>,
     /// What was found wanting and the policy accepts.
     notes: Vec<&'static str>,
-    /// Whether every layer was read.
+    /// Whether every layer was looked into.
     deep: bool,
     paths: usize,
     files: u64,
@@ -54,12 +55,15 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
     let (located, approved) = admitted.into_located();
     let index = located.index()?;
     let summary = index.check().context(|| format!("the index of {} is malformed", located.reference))?;
-    for layer in &located.seed.manifest.layers {
-        if !located.transport.has_blob(layer)? {
-            return Err(failed(format!("{} lacks the layer {}", located.reference.location, layer.digest)))
-                .hint("copy the seed again from where it is whole: `seed copy`");
-        }
+    let phases = Phases::new(session.printer);
+    let context = || format!("{} does not hold together", located.reference);
+    let (transport, seed) = (located.transport.as_ref(), &located.seed);
+    if args.deep {
+        verify::deep(transport, seed, &phases).context(context)?;
+    } else {
+        verify::blobs(transport, seed, &phases).context(context)?;
     }
+    phases.end();
     session.printer.data(&Verdict {
         reference: located.reference.to_string(),
         digest: approved.digest(),
@@ -85,7 +89,7 @@ impl fmt::Display for Verdict {
             writeln!(f, "  accepted: {note}")?;
         }
         let what =
-            if self.deep { "every layer was read" } else { "manifest, configuration and index were read" };
+            if self.deep { "files, tables, index and database agree" } else { "every blob has its digest" };
         write!(f, "  {paths} paths, {files} files, {}; {what}", bytes(*size))
     }
 }

@@ -13,41 +13,41 @@ use seed_image::transport::{Layout, Transport};
 use seed_image::tree;
 
 /// The layout that the seeds are in, and the store that they are made of.
-pub struct Seeds {
-    pub dir: PathBuf,
+pub(crate) struct Seeds {
+    pub(crate) dir: PathBuf,
     store: PathBuf,
 }
 
 impl Seeds {
     /// A layout `seeds` below `home`.
-    pub fn below(home: &Path) -> Self {
+    pub(crate) fn below(home: &Path) -> Self {
         let seeds = Self { dir: home.join("seeds"), store: home.join("store/nix/store") };
         fs::create_dir_all(&seeds.store).unwrap();
         seeds
     }
 
-    pub fn layout(&self) -> Layout {
+    pub(crate) fn layout(&self) -> Layout {
         Layout::new(&self.dir)
     }
 
     /// `oci:DIR` and what follows.
-    pub fn reference(&self, rest: &str) -> String {
+    pub(crate) fn reference(&self, rest: &str) -> String {
         format!("oci:{}{rest}", self.dir.display())
     }
 
     /// A name in the store: the digit makes the hash part.
-    pub fn path(digit: char, name: &str) -> StorePath {
+    pub(crate) fn path(digit: char, name: &str) -> StorePath {
         StorePath::from_base_name(&format!("{}-{name}", digit.to_string().repeat(32))).unwrap()
     }
 
     /// Packs a seed of store paths, each with one file `content` of these bytes, and a program `bin/hello`.
-    pub fn pack(&self, tag: &str, paths: &[(char, &str, &[u8])]) -> Packed {
+    pub(crate) fn pack(&self, tag: &str, paths: &[(char, &str, &[u8])]) -> Packed {
         self.pack_with(tag, paths, seed_policy::System::current().as_str(), BTreeMap::new())
     }
 
     /// Packs a seed with a static shell and everyday programs, that commands can run in. Gives the path of
     /// the program.
-    pub fn pack_runnable(&self, tag: &str) -> (Packed, String) {
+    pub(crate) fn pack_runnable(&self, tag: &str) -> (Packed, String) {
         let path = Self::path('b', "busybox");
         let real = self.store.join(path.base_name());
         fs::create_dir_all(real.join("bin")).unwrap();
@@ -70,7 +70,7 @@ impl Seeds {
     }
 
     /// Packs for another system, or with labels.
-    pub fn pack_with(
+    pub(crate) fn pack_with(
         &self,
         tag: &str,
         paths: &[(char, &str, &[u8])],
@@ -98,12 +98,12 @@ impl Seeds {
     }
 
     /// The file of a blob.
-    pub fn blob(&self, digest: &Digest) -> PathBuf {
+    pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
         self.dir.join("blobs/sha256").join(digest.hex())
     }
 
     /// Changes one byte of a blob, and nothing of its name.
-    pub fn corrupt(&self, digest: &Digest, at: usize) {
+    pub(crate) fn corrupt(&self, digest: &Digest, at: usize) {
         let file = self.blob(digest);
         let mut bytes = fs::read(&file).unwrap();
         bytes[at] ^= 1;
@@ -112,7 +112,7 @@ impl Seeds {
     }
 
     /// Publishes a changed copy of a seed's manifest under a tag.
-    pub fn republish(&self, digest: &Digest, tag: &str, change: impl FnOnce(&mut Manifest)) -> Digest {
+    pub(crate) fn republish(&self, digest: &Digest, tag: &str, change: impl FnOnce(&mut Manifest)) -> Digest {
         let mut manifest = Manifest::parse(&self.layout().manifest(digest).unwrap()).unwrap();
         change(&mut manifest);
         self.layout().put_manifest(&manifest.to_bytes(), media_type::MANIFEST, Some(tag)).unwrap()
