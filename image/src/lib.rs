@@ -2,8 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod capture;
 pub mod closure;
 pub mod database;
+pub mod derivation;
 #[cfg(test)]
 mod fixture;
 pub mod manifest;
@@ -12,6 +14,7 @@ pub mod progress;
 pub mod reference;
 pub mod rootfs;
 pub mod seed;
+pub mod store;
 pub mod transport;
 pub mod tree;
 pub mod verify;

@@ -1,0 +1,177 @@
+//! From what a seed needs to store paths that are there: fetched first, then built without a network.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use seed_format::StorePath;
+
+use super::CaptureError;
+use super::evaluate::in_store;
+use super::nix::{Nix, NixCommand};
+use super::rules::Rule;
+use super::select::{Item, Needed};
+use crate::derivation::Derivation;
+
+/// Most paths that one command gets: all of them must fit into its arguments.
+const BATCH: usize = 4000;
+
+/// Where things are realised, and from where they may come.
+pub(crate) struct Realiser<'a> {
+    pub(crate) nix: &'a Nix,
+    pub(crate) root: &'a Path,
+    pub(crate) substituters: &'a [String],
+    pub(crate) derivations: &'a BTreeMap<StorePath, Derivation>,
+}
+
+impl Realiser<'_> {
+    /// With the network: what is fixed by a hash, and what substituters have built.
+    pub(crate) fn fetch(&self, needed: &Needed) -> Result<(), CaptureError> {
+        let plan = self.plan(&arguments(needed))?;
+        self.run_all(&shown(&plan.fetched), |command| command)?;
+        let fixed: Vec<_> = plan
+            .built
+            .iter()
+            .filter(|path| self.derivations.get(*path).is_some_and(Derivation::is_fixed))
+            .map(StorePath::to_string)
+            .collect();
+        self.run_all(&fixed, |command| command)
+    }
+
+    /// Without a network: everything else. Gives the paths that rules name.
+    pub(crate) fn realise(
+        &self,
+        needed: &Needed,
+    ) -> Result<BTreeMap<StorePath, BTreeSet<Rule>>, CaptureError> {
+        self.run_all(&arguments(needed), |command| command.offline().setting("substitute", "false"))?;
+        let mut roots: BTreeMap<StorePath, BTreeSet<Rule>> = BTreeMap::new();
+        for (item, rules) in &needed.0 {
+            let path = match item {
+                Item::Path(path) => path.clone(),
+                Item::Output { derivation, output } => self.output_path(derivation, output)?,
+            };
+            roots.entry(path).or_default().extend(rules);
+        }
+        Ok(roots)
+    }
+
+    fn output_path(&self, derivation: &StorePath, output: &str) -> Result<StorePath, CaptureError> {
+        let known = self.derivations.get(derivation).and_then(|known| known.outputs.get(output));
+        if let Some(path) = known.and_then(|output| output.path.as_ref()) {
+            return Ok(path.clone());
+        }
+        // The place of a content-addressed output is known now that it was built.
+        let argument = format!("{derivation}!{output}");
+        let printed =
+            self.realise_command().arg(argument).offline().setting("substitute", "false").output()?;
+        let printed = String::from_utf8_lossy(&printed);
+        printed.trim().parse().map_err(|_| CaptureError::Output {
+            derivation: derivation.clone(),
+            output: output.to_owned(),
+            printed: printed.chars().take(256).collect(),
+        })
+    }
+
+    /// What would be built and what fetched.
+    fn plan(&self, arguments: &[String]) -> Result<Plan, CaptureError> {
+        let mut plan = Plan::default();
+        for batch in arguments.chunks(BATCH) {
+            self.realise_command().arg("--dry-run").args(batch).output_hearing(|line| {
+                plan.hear(line);
+                Some(line.to_owned())
+            })?;
+        }
+        Ok(plan)
+    }
+
+    fn run_all(
+        &self,
+        arguments: &[String],
+        how: impl Fn(NixCommand) -> NixCommand,
+    ) -> Result<(), CaptureError> {
+        for batch in arguments.chunks(BATCH) {
+            how(self.realise_command().args(batch)).output()?;
+        }
+        Ok(())
+    }
+
+    fn realise_command(&self) -> NixCommand {
+        in_store(self.nix.command("nix-store").arg("--realise"), self.root, self.substituters)
+    }
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Plan {
+    built: BTreeSet<StorePath>,
+    fetched: BTreeSet<StorePath>,
+}
+
+impl Plan {
+    /// A line of a dry run: two blanks and a path, under a heading that tells derivations that will be built
+    /// from paths that will be fetched.
+    fn hear(&mut self, line: &str) {
+        let path = line.strip_prefix("  ").and_then(|path| path.parse::<StorePath>().ok());
+        if let Some(path) = path {
+            if path.is_derivation() {
+                self.built.insert(path)
+            } else {
+                self.fetched.insert(path)
+            };
+        }
+    }
+}
+
+fn shown(paths: &BTreeSet<StorePath>) -> Vec<String> {
+    paths.iter().map(StorePath::to_string).collect()
+}
+
+/// `DERIVATION!OUTPUT,…` for each derivation; paths as they are. Derivations that are needed as files are
+/// there already, and would be built if they were named.
+fn arguments(needed: &Needed) -> Vec<String> {
+    let mut outputs: BTreeMap<&StorePath, Vec<&str>> = BTreeMap::new();
+    let mut arguments = Vec::new();
+    for item in needed.0.keys() {
+        match item {
+            Item::Output { derivation, output } => outputs.entry(derivation).or_default().push(output),
+            Item::Path(path) if path.is_derivation() => {}
+            Item::Path(path) => arguments.push(path.to_string()),
+        }
+    }
+    arguments.extend(outputs.iter().map(|(path, names)| format!("{path}!{}", names.join(","))));
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-a";
+
+    #[test]
+    fn reads_a_dry_run() {
+        let mut plan = Plan::default();
+        for line in [
+            "this derivation will be built:",
+            &format!("  {A}.drv"),
+            "these 2 paths will be fetched (0.00 MiB download, 1.00 MiB unpacked):",
+            &format!("  {A}"),
+            &format!("warning: {A}"),
+        ] {
+            plan.hear(line);
+        }
+        let set = |text: String| BTreeSet::from([text.parse::<StorePath>().unwrap()]);
+        assert_eq!(plan, Plan { built: set(format!("{A}.drv")), fetched: set(A.to_owned()) });
+    }
+
+    #[test]
+    fn asks_for_outputs_together() {
+        let mut needed = Needed::default();
+        let derivation: StorePath = format!("{A}.drv").parse().unwrap();
+        for output in ["out", "dev"] {
+            let item = Item::Output { derivation: derivation.clone(), output: output.to_owned() };
+            needed.add(item, Rule::BuildInputs);
+        }
+        needed.add(Item::Path(derivation), Rule::Derivations);
+        needed.add(Item::Path(A.parse().unwrap()), Rule::Inputs);
+        assert_eq!(arguments(&needed), [A.to_owned(), format!("{A}.drv!dev,out")]);
+    }
+}
