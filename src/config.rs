@@ -39,6 +39,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("registry.hosts-dirs", Kind::List),
     ("registry.insecure", Kind::List),
     ("runtime.dir", Kind::Text),
+    ("sandbox.results", Kind::Text),
     ("sandbox.scratch", Kind::Text),
 ];
 
@@ -106,13 +107,15 @@ pub(crate) struct Runtime {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Sandbox {
+    /// Where the copies lie that `--out-link` links to; `None` for a directory of the machine or the user.
+    pub(crate) results: Option<PathBuf>,
     /// Where what a build writes goes until it ends; `None` for a directory in the cache's.
     pub(crate) scratch: Option<PathBuf>,
 }
 
 impl Default for Cache {
     fn default() -> Self {
-        Self { dir: default_cache(), size: ByteSize::gib(20) }
+        Self { dir: directory("/var/cache", "XDG_CACHE_HOME", ".cache"), size: ByteSize::gib(20) }
     }
 }
 
@@ -122,14 +125,22 @@ impl Default for Network {
     }
 }
 
+impl Config {
+    /// Where the copies lie that `--out-link` links to. Not in the cache, which may be deleted at any time.
+    pub(crate) fn results(&self) -> PathBuf {
+        let default = || directory("/var/lib", "XDG_STATE_HOME", ".local/state").join("results");
+        self.sandbox.results.clone().unwrap_or_else(default)
+    }
+}
+
 /// Root has the machine's directory, everybody else one of their own.
-fn default_cache() -> PathBuf {
+fn directory(system: &str, variable: &str, below_home: &str) -> PathBuf {
     let user = || {
-        let set = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
-        set.or_else(|| env::home_dir().map(|home| home.join(".cache")))
+        let set = env::var_os(variable).map(PathBuf::from).filter(|dir| dir.is_absolute());
+        set.or_else(|| env::home_dir().map(|home| home.join(below_home)))
     };
     let base = if rustix::process::geteuid().is_root() { None } else { user() };
-    base.unwrap_or_else(|| "/var/cache".into()).join("nix-seed")
+    base.unwrap_or_else(|| system.into()).join("nix-seed")
 }
 
 /// Why the configuration cannot be used.

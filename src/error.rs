@@ -7,11 +7,13 @@ use seed_format::index::{CheckError, IndexError};
 use seed_fuse::fetch::FetchError;
 use seed_fuse::mount::{Failure, MountError, OpenError};
 use seed_image::manifest::ManifestError;
+use seed_image::pack::PackError;
 use seed_image::seed::SeedError;
 use seed_image::transport::TransportError;
 use seed_image::verify::VerifyError;
 use seed_policy::Refusal;
 use seed_policy::policy::PolicyError;
+use seed_sandbox::SandboxError;
 
 use crate::config::ConfigError;
 
@@ -143,6 +145,8 @@ fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         || cause.is::<ManifestError>()
         || transport_error(cause).is_some_and(TransportError::is_integrity)
         || cause.downcast_ref().is_some_and(OpenError::is_integrity)
+        || matches!(cause.downcast_ref(), Some(PackError::NarHash { .. }))
+        || matches!(cause.downcast_ref(), Some(SandboxError::OutputHash { .. }))
         || cause.downcast_ref().is_some_and(FetchError::is_integrity)
         || matches!(cause.downcast_ref(), Some(SeedError::Position { .. } | SeedError::IndexLayer { .. }));
     if let Some(error) = cause.downcast_ref::<MountError>() {

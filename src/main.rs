@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod checking;
 mod cli;
 mod command;
 mod config;
@@ -12,6 +13,7 @@ mod error;
 mod gate;
 mod nix_settings;
 mod packing;
+mod place;
 mod printer;
 mod project;
 mod report;
@@ -19,6 +21,7 @@ mod sandboxes;
 mod session;
 mod signals;
 mod statement;
+mod targets;
 
 use std::ffi::OsStr;
 use std::panic::{self, AssertUnwindSafe};

@@ -1,20 +1,27 @@
 //! From a closure to a seed in its place, and what is recorded of it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use seed_format::Digest;
+use seed_image::capture::{self, Captured, FlakeRequest, Nix, Note};
 use seed_image::closure::Closure;
 use seed_image::manifest::RunConfig;
 use seed_image::pack::{self, LayerReport, Options, Packed, Role};
 use seed_image::reference::Reference;
+use seed_image::seed::label;
 use seed_image::transport::Transport;
 use seed_policy::System;
 use serde::Serialize;
 
 use crate::error::{Result, ResultExt, usage};
+use crate::gate::Origin;
+use crate::place::{self, Place};
 use crate::printer::{Phases, bytes};
-use crate::session::Session;
+use crate::project::Project;
+use crate::session::{Judge, Session};
+use crate::{checking, nix_settings, statement};
 
 /// How to make the layers and the image.
 #[derive(Debug, Clone, Default)]
@@ -56,6 +63,139 @@ struct Layer {
     paths: usize,
     /// Whether it was there already and did not have to be made.
     reused: bool,
+}
+
+/// What to pack of a project, and how.
+#[derive(Debug, Clone)]
+pub(crate) struct ProjectPack<'a> {
+    /// The outputs; all, where none is named.
+    pub(crate) attributes: Vec<String>,
+    pub(crate) system: System,
+    /// Another store to take built paths from.
+    pub(crate) store: Option<String>,
+    pub(crate) shape: Shape,
+    pub(crate) to: Reference,
+    /// Whether to prove that the outputs can be built in the seed.
+    pub(crate) check: bool,
+    /// A file for the core statement.
+    pub(crate) statement: Option<&'a Path>,
+    /// Whether to record the digest in the project's lock.
+    pub(crate) lock: bool,
+}
+
+impl<'a> ProjectPack<'a> {
+    /// What `seed build` packs where no seed is recorded.
+    fn usual(system: &System, to: Reference) -> Self {
+        Self {
+            attributes: Vec::new(),
+            system: system.clone(),
+            store: None,
+            shape: Shape::default(),
+            to,
+            check: true,
+            statement: None,
+            lock: true,
+        }
+    }
+}
+
+/// Finds the seed of a project, packing and recording one where none is known.
+pub(crate) fn find_or_pack(
+    session: &Session<'_>,
+    project: &Project,
+    system: &System,
+    written: Option<&Reference>,
+    judge: &Judge,
+    commit: bool,
+) -> Result<(Reference, Origin)> {
+    let to = match place::find(session, project, system, written, judge.allow_tag)? {
+        Place::Known(reference, origin) => return Ok((reference, origin)),
+        Place::Unpacked(to) => to,
+    };
+    session.printer.note(format_args!("no seed is recorded for {system}: packing one to {to}"));
+    let packed = pack_project(session, project, &ProjectPack::usual(system, to.clone()))?;
+    if commit {
+        project.commit_lock(&format!("seed: Record {} for {system}", packed.digest))?;
+    } else {
+        session.printer.note(format_args!("recorded in {}: commit it", project.lock_file().path().display()));
+    }
+    Ok((to.with_digest(packed.digest), Origin::Packed))
+}
+
+/// Packs a project's closure, proves it complete, puts its statement beside it and records it.
+pub(crate) fn pack_project(
+    session: &Session<'_>,
+    project: &Project,
+    request: &ProjectPack<'_>,
+) -> Result<PackedSeed> {
+    check_destination(&request.to)?;
+    let phases = Phases::new(session.printer);
+    let scratch = session.config.cache.dir.join("capture");
+    std::fs::create_dir_all(&scratch).context(|| format!("cannot make {}", scratch.display()))?;
+    let nix = Nix::find()?;
+    let flake = FlakeRequest {
+        flake: ".".into(),
+        directory: project.dir.clone(),
+        attributes: request.attributes.clone(),
+        system: request.system.to_string(),
+        store: request.store.clone(),
+        scratch,
+        derivations: true,
+    };
+    let captured = capture::flake(&flake, &nix, &phases)
+        .context(|| format!("cannot capture the flake in {}", project.dir.display()))?;
+    phases.end();
+    for note in &captured.notes {
+        session.printer.warn(note);
+    }
+
+    let transport = session.open(&request.to.location)?;
+    let labels = labels(&captured)?;
+    let (system, shape) = (&request.system, &request.shape);
+    let mut seed = pack(session, &captured.closure, system, labels, shape, &request.to, transport.as_ref())?;
+    seed.statement = state(session, project, &seed, request.statement, transport.as_ref())?;
+    // After the statement: the policy that judges the seed here may want one.
+    if request.check {
+        let contents = !captured.notes.iter().any(|note| matches!(note, Note::ContentIsRead { .. }));
+        let reference = request.to.with_digest(seed.digest);
+        checking::prove(session, project, &reference, Some(&captured.record), contents)?;
+    }
+    if request.lock {
+        project.lock_file().record(system, seed.digest)?;
+    }
+    Ok(seed)
+}
+
+fn labels(captured: &Captured) -> Result<BTreeMap<String, String>> {
+    let mut labels = BTreeMap::from([
+        (label::TARGETS.to_owned(), serde_json::to_string(&captured.targets)?),
+        (label::NIX_VERSION.to_owned(), captured.nix_version.clone()),
+    ]);
+    if let Some(lock) = captured.source.lock {
+        labels.insert(label::FLAKE_LOCK.to_owned(), lock.to_string());
+    }
+    Ok(labels)
+}
+
+/// Puts the core statement beside the seed, and into `file`. Gives its digest, where one can be made.
+fn state(
+    session: &Session<'_>,
+    project: &Project,
+    seed: &PackedSeed,
+    file: Option<&Path>,
+    transport: &dyn Transport,
+) -> Result<Option<Digest>> {
+    let statement = statement::of_seed(project, seed.digest, &seed.system, nix_settings::read()?)?;
+    let Some(statement) = statement else {
+        session.printer.note("no core statement: the source is not a clean commit of a git repository");
+        return Ok(None);
+    };
+    if let Some(file) = file {
+        std::fs::write(file, statement.to_bytes()?).context(|| format!("cannot write {}", file.display()))?;
+    }
+    let digest = statement::publish(transport, &statement)
+        .context(|| "cannot put the core statement beside the seed")?;
+    Ok(Some(digest))
 }
 
 /// Refuses a destination that no seed can be packed to.

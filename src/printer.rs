@@ -90,11 +90,6 @@ impl Printer {
         };
     }
 
-    /// Whether data is printed as JSON lines.
-    pub(crate) fn is_json(&self) -> bool {
-        self.shared.json
-    }
-
     /// Prints one piece of data: its text, or with `--json` one line of JSON.
     pub(crate) fn data<T: Serialize + fmt::Display>(&self, data: &T) -> Result<()> {
         if self.shared.json { self.json(data) } else { write_out(format_args!("{data}\n")) }

@@ -66,6 +66,41 @@ impl Project {
         Ok(Self { git: Git::find(&dir)?, dir })
     }
 
+    /// The tree that the source is part of: the repository, or the directory where there is none.
+    pub(crate) fn root(&self) -> &Path {
+        self.git.as_ref().map_or(&self.dir, Git::root)
+    }
+
+    /// The directory of the flake below [`Project::root`]; empty where it is that.
+    pub(crate) fn below_root(&self) -> &Path {
+        self.dir.strip_prefix(self.root()).unwrap_or(Path::new(""))
+    }
+
+    /// Copies what belongs to the source into the directory `to`, which must not exist: what git tracks, or
+    /// all of the directory where there is no repository.
+    pub(crate) fn copy_source(&self, to: &Path) -> Result<()> {
+        let files = match &self.git {
+            Some(git) => git.tracked()?,
+            None => all_files(&self.dir)?,
+        };
+        let context = || format!("cannot copy the source to {}", to.display());
+        fs::create_dir(to).context(context)?;
+        for file in files {
+            let (from, to) = (self.root().join(&file), to.join(&file));
+            let Ok(meta) = fs::symlink_metadata(&from) else {
+                // Tracked and deleted: so it is no part of the source.
+                continue;
+            };
+            fs::create_dir_all(to.parent().unwrap_or(&to)).context(context)?;
+            if meta.is_symlink() {
+                std::os::unix::fs::symlink(fs::read_link(&from).context(context)?, &to).context(context)?;
+            } else if meta.is_file() {
+                fs::copy(&from, &to).context(context)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Where the source is kept: the remote `origin`, else the repository on this machine.
     pub(crate) fn source(&self) -> Result<Option<SourceUri>> {
         self.git.as_ref().map(Git::source).transpose()
@@ -76,7 +111,8 @@ impl Project {
         self.git.as_ref().map_or(Ok(None), Git::head)
     }
 
-    /// Whether the working tree differs from HEAD in what git tracks.
+    /// Whether the working tree differs from HEAD in what git tracks, other than `.seed.lock`: a seed is
+    /// recorded there after it was made.
     pub(crate) fn is_dirty(&self) -> Result<bool> {
         self.git.as_ref().map_or(Ok(false), Git::is_dirty)
     }
@@ -127,6 +163,21 @@ impl Project {
             ))),
         }
     }
+}
+
+/// Every file and link below `dir`, relative to it.
+fn all_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let context = || format!("cannot list {}", dir.display());
+    let (mut files, mut todo) = (Vec::new(), vec![PathBuf::new()]);
+    while let Some(below) = todo.pop() {
+        for entry in fs::read_dir(dir.join(&below)).context(context)? {
+            let entry = entry.context(context)?;
+            let path = below.join(entry.file_name());
+            let is_dir = entry.file_type().context(context)?.is_dir();
+            if is_dir { todo.push(path) } else { files.push(path) }
+        }
+    }
+    Ok(files)
 }
 
 #[cfg(test)]

@@ -63,3 +63,12 @@ pub(crate) fn variables(lines: &[String]) -> Result<BTreeMap<String, String>> {
     };
     lines.iter().map(pair).collect()
 }
+
+/// The project's flake as Nix inside finds it.
+pub(crate) fn flake(project: &Project) -> String {
+    let flake = seed_sandbox::flake_of_workspace(project.root());
+    match project.below_root().to_string_lossy() {
+        below if below.is_empty() => flake,
+        below => format!("{flake}?dir={below}"),
+    }
+}

@@ -325,6 +325,14 @@ pub fn flake(request: &FlakeRequest, nix: &Nix, progress: &dyn Progress) -> Resu
     })
 }
 
+/// Copies a source tree as a developer would change it: files are added, executable bits turned and, with
+/// `contents`, line breaks added wherever evaluation does not parse the file. What depends on the source is
+/// then built anew.
+pub fn changed_source(from: &Path, to: &Path, contents: bool) -> Result<(), CaptureError> {
+    let change = if contents { Change::Content } else { Change::Shape };
+    perturb::copy(from, to, change).map_err(|source| CaptureError::Io { path: from.to_owned(), source })
+}
+
 /// Captures plain store paths, with all that they refer to, from the store below `root` (`/` is the
 /// machine's own).
 pub fn paths(paths: &[StorePath], root: &Path) -> Result<Closure, CaptureError> {

@@ -1,13 +1,21 @@
 //! `seed build`.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::io::stderr;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use seed_image::reference::Reference;
+use seed_policy::System;
+use seed_sandbox::{BuildRecord, BuildRequest, Destination, Nix, Source};
+use serde::Serialize;
 
-use crate::error::{Result, failed};
-use crate::project::Installable;
+use crate::error::{Exit, Result, ResultExt, usage};
+use crate::project::{Installable, Project};
+use crate::report::Report;
 use crate::session::{Judge, Session};
+use crate::{packing, sandboxes, signals, targets};
 
 /// Build outputs of a flake, offline, in the project's seed
 ///
@@ -22,30 +30,126 @@ Examples:
 pub(crate) struct Args {
     /// The outputs; the default package of the flake here, if none is named
     #[arg(value_name = "FLAKE#ATTR")]
-    pub(crate) outputs: Vec<String>,
+    outputs: Vec<String>,
     /// Where the seed is; with a digest, that one is used whatever .seed.lock says
     #[arg(long, value_name = "REF")]
-    pub(crate) seed: Option<Reference>,
-    /// Make symbolic links to the results, with this name
+    seed: Option<Reference>,
+    /// Make symbolic links to copies of the results, with this name
     #[arg(short, long, value_name = "PATH", default_value = "result")]
-    pub(crate) out_link: PathBuf,
-    /// Make no symbolic links
+    out_link: PathBuf,
+    /// Make no symbolic links, and no copies
     #[arg(long, conflicts_with = "out_link")]
-    pub(crate) no_link: bool,
-    /// Copy the results to this store or binary cache as well
+    no_link: bool,
+    /// Put the results, with what they refer to, into this binary cache too: file://DIR
     #[arg(long, value_name = "STORE")]
-    pub(crate) to: Option<String>,
+    to: Option<String>,
     /// Commit .seed.lock where a seed had to be packed
     #[arg(long)]
-    pub(crate) commit: bool,
+    commit: bool,
     /// Write the build's record, as JSON, to this file
     #[arg(long, value_name = "FILE")]
-    pub(crate) record: Option<PathBuf>,
+    record: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) judge: Judge,
+    judge: Judge,
 }
 
-pub(crate) fn run(_session: &Session<'_>, args: &Args) -> Result<ExitCode> {
-    let outputs = args.outputs.iter().map(|text| Installable::parse(text)).collect::<Result<Vec<_>>>()?;
-    Err(failed(format!("{outputs:?} {args:?}")))
+/// What was built; with `--json` the whole record.
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Built(BuildRecord);
+
+pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<ExitCode> {
+    let (dir, attrs) = outputs(&args.outputs)?;
+    let exports = exports(session, args)?;
+    session.sweep();
+    let system = System::current();
+    let project = Project::open(&dir)?;
+    let (reference, origin) =
+        packing::find_or_pack(session, &project, &system, args.seed.as_ref(), &args.judge, args.commit)?;
+    let admitted = sandboxes::admit(session, &args.judge, &reference, origin, Some(&project))?;
+    let made_for = targets::of_seed(admitted.opened.seed())?;
+    let attributes =
+        attrs.iter().map(|attr| targets::to_build(attr.as_deref(), &made_for, &system)).collect();
+
+    let workspace = super::run::workspace(project.root(), false)?;
+    let nix = Nix::of_seed(&admitted.opened)?;
+    let request = BuildRequest {
+        nix: &nix,
+        flake: sandboxes::flake(&project),
+        attributes,
+        source: source(&project)?,
+        exports,
+        log: stderr().as_fd().try_clone_to_owned()?,
+    };
+    let spec = sandboxes::spec(session, &admitted.opened, Some(workspace), &Default::default());
+    let forwarded = signals::forwarded();
+    let built = seed_sandbox::build(&admitted.approved, spec, &request);
+    drop(forwarded);
+    let record = built.context(|| format!("the build in {} failed", admitted.reference))?;
+
+    if let Some(file) = &args.record {
+        let mut text = serde_json::to_vec_pretty(&record)?;
+        text.push(b'\n');
+        std::fs::write(file, text).context(|| format!("cannot write {}", file.display()))?;
+    }
+    let mut report = Report::new(admitted.resolve, admitted.verify);
+    report.extend(&record.phases);
+    report.count(&admitted.opened, admitted.transport.as_ref());
+    session.printer.data(&Built(record))?;
+    session.printer.summary(&report);
+    Ok(Exit::Done.into())
+}
+
+/// The one directory of all outputs, and the attribute of each.
+fn outputs(texts: &[String]) -> Result<(PathBuf, Vec<Option<String>>)> {
+    let mut all = texts.iter().map(|text| Installable::parse(text)).collect::<Result<Vec<_>>>()?;
+    if all.is_empty() {
+        all.push(Installable::parse(".")?);
+    }
+    let dir = all[0].dir.clone();
+    match all.iter().find(|other| other.dir != dir) {
+        Some(other) => Err(usage(format!(
+            "{} and {} are two flakes: one build is of one source",
+            dir.display(),
+            other.dir.display()
+        ))),
+        None => Ok((dir, all.into_iter().map(|installable| installable.attr).collect())),
+    }
+}
+
+fn exports(session: &Session<'_>, args: &Args) -> Result<Vec<Destination>> {
+    let mut exports = Vec::new();
+    if !args.no_link {
+        let link = std::path::absolute(&args.out_link)?;
+        exports.push(Destination::Links { link, copies: session.config.results() });
+    }
+    if let Some(store) = &args.to {
+        let dir = store.strip_prefix("file://").unwrap_or(store);
+        if !Path::new(dir).is_absolute() || dir.contains('?') {
+            return Err(usage(format!("results cannot be put into {store:?}")))
+                .hint("use file:///DIR, and `nix copy --from file:///DIR --to STORE` for other stores");
+        }
+        exports.push(Destination::BinaryCache(dir.into()));
+    }
+    Ok(exports)
+}
+
+fn source(project: &Project) -> Result<Source> {
+    Ok(Source {
+        uri: project.source()?.map(|source| source.to_string()),
+        commit: project.head()?.map(|commit| commit.to_string()),
+        dirty: project.is_dirty()?,
+        flake_lock: Some(project.flake_lock()?),
+    })
+}
+
+impl fmt::Display for Built {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let outputs = self.0.targets.iter().flat_map(|target| &target.outputs);
+        for (n, output) in outputs.enumerate() {
+            let separator = if n == 0 { "" } else { "\n" };
+            write!(f, "{separator}{}", output.path)?;
+        }
+        Ok(())
+    }
 }

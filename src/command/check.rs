@@ -2,7 +2,9 @@
 
 use seed_image::reference::Reference;
 
-use crate::error::{Result, failed};
+use crate::checking;
+use crate::error::Result;
+use crate::project::{Installable, Project};
 use crate::session::{Judge, Session};
 
 /// Prove that a seed can build and develop its project's outputs after a change of the source
@@ -17,14 +19,16 @@ Examples:
 pub(crate) struct Args {
     /// The seed
     #[arg(value_name = "REF")]
-    pub(crate) seed: Reference,
+    seed: Reference,
     /// The directory of the flake
     #[arg(value_name = "FLAKE", default_value = ".")]
-    pub(crate) flake: String,
+    flake: String,
     #[command(flatten)]
-    pub(crate) judge: Judge,
+    judge: Judge,
 }
 
-pub(crate) fn run(_session: &Session<'_>, args: &Args) -> Result<()> {
-    Err(failed(format!("{args:?}")))
+pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
+    let project = Project::open(&Installable::parse(&args.flake)?.dir)?;
+    session.sweep();
+    checking::check(session, &project, &args.seed, &args.judge)
 }

@@ -4,9 +4,14 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use seed_image::reference::Reference;
+use seed_policy::System;
+use seed_sandbox::{DevelopRequest, Nix, Stdio};
 
-use crate::error::{Result, failed};
+use crate::error::{Result, ResultExt};
+use crate::project::{Installable, Project};
+use crate::report::Report;
 use crate::session::{Judge, Session};
+use crate::{packing, sandboxes, signals, targets};
 
 /// Open a flake's development shell, or run a command in it, in the project's seed
 ///
@@ -19,23 +24,57 @@ Examples:
 pub(crate) struct Args {
     /// The shell; the default one of the flake here, if none is named
     #[arg(value_name = "FLAKE#ATTR", default_value = ".")]
-    pub(crate) shell: String,
+    shell: String,
     /// Run this and its arguments, not an interactive shell
     #[arg(short, long, num_args = 1.., allow_hyphen_values = true, value_name = "COMMAND")]
-    pub(crate) command: Vec<OsString>,
+    command: Vec<OsString>,
     /// Where the seed is; with a digest, that one is used whatever .seed.lock says
     #[arg(long, value_name = "REF")]
-    pub(crate) seed: Option<Reference>,
+    seed: Option<Reference>,
     /// Commit .seed.lock where a seed had to be packed
     #[arg(long)]
-    pub(crate) commit: bool,
+    commit: bool,
     /// Let the shell only read the source
     #[arg(long)]
-    pub(crate) read_only: bool,
+    read_only: bool,
+    /// Set a variable of the environment; again for more
+    #[arg(long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
     #[command(flatten)]
-    pub(crate) judge: Judge,
+    judge: Judge,
 }
 
-pub(crate) fn run(_session: &Session<'_>, args: &Args) -> Result<ExitCode> {
-    Err(failed(format!("{args:?}")))
+pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<ExitCode> {
+    let Installable { dir, attr } = Installable::parse(&args.shell)?;
+    let variables = sandboxes::variables(&args.env)?;
+    session.sweep();
+    let system = System::current();
+    let project = Project::open(&dir)?;
+    let (reference, origin) =
+        packing::find_or_pack(session, &project, &system, args.seed.as_ref(), &args.judge, args.commit)?;
+    let admitted = sandboxes::admit(session, &args.judge, &reference, origin, Some(&project))?;
+    let made_for = targets::of_seed(admitted.opened.seed())?;
+    let attribute = targets::to_develop(attr.as_deref(), &made_for, &system);
+
+    let nix = Nix::of_seed(&admitted.opened)?;
+    let workspace = super::run::workspace(project.root(), !args.read_only)?;
+    let spec = sandboxes::spec(session, &admitted.opened, Some(workspace), &variables);
+    let request = DevelopRequest {
+        nix: &nix,
+        installable: format!("{}#{attribute}", sandboxes::flake(&project)),
+        command: args.command.clone(),
+        stdio: Stdio::inherit()?,
+    };
+    let forwarded = signals::forwarded();
+    let outcome = seed_sandbox::develop(&admitted.approved, spec, request);
+    drop(forwarded);
+    let outcome = outcome.context(|| format!("cannot enter a shell in {}", admitted.reference))?;
+    for note in &outcome.notes {
+        session.printer.warn(note);
+    }
+    let mut report = Report::new(admitted.resolve, admitted.verify);
+    report.extend(&outcome.phases);
+    report.count(&admitted.opened, admitted.transport.as_ref());
+    session.printer.summary(&report);
+    Ok(ExitCode::from(outcome.exit.code()))
 }

@@ -1,12 +1,20 @@
 //! `seed pack`.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 
+use seed_format::StorePath;
+use seed_image::capture;
+use seed_image::manifest::{Empty, RunConfig};
 use seed_image::reference::Reference;
 use seed_policy::System;
 
-use crate::error::{Result, failed};
+use crate::error::{Result, ResultExt, usage};
+use crate::packing::{ProjectPack, Shape};
+use crate::project::{Installable, Project};
 use crate::session::Session;
+use crate::{packing, place, sandboxes};
 
 /// Pack a project's closure, or plain store paths, into a seed
 ///
@@ -20,31 +28,31 @@ Examples:
 pub(crate) struct Args {
     /// The directory of the flake
     #[arg(default_value = ".", value_name = "FLAKE")]
-    pub(crate) flake: String,
+    flake: String,
     /// An output that the seed must be able to build; again for more. All of the flake's, if none is named
     #[arg(long, value_name = "ATTR")]
-    pub(crate) attr: Vec<String>,
+    attr: Vec<String>,
     /// The system that the seed is for; this machine's, if none is named
     #[arg(long, value_name = "SYSTEM")]
-    pub(crate) system: Option<System>,
+    system: Option<System>,
     /// Where the seed goes: oci:DIR[:TAG] or HOST/REPOSITORY[:TAG]
     #[arg(long, value_name = "DEST")]
-    pub(crate) to: Option<Reference>,
+    to: Option<Reference>,
     /// Record the digest in the project's .seed.lock
     #[arg(long)]
-    pub(crate) lock: bool,
+    lock: bool,
     /// Do not prove that the seed can build the outputs
     #[arg(long)]
-    pub(crate) no_check: bool,
+    no_check: bool,
     /// Also write the seed's core statement to this file
     #[arg(long, value_name = "FILE")]
-    pub(crate) statement: Option<PathBuf>,
+    statement: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) what: Paths,
+    what: Paths,
     #[command(flatten)]
-    pub(crate) layers: Layers,
+    layers: Layers,
     #[command(flatten)]
-    pub(crate) image: Image,
+    image: Image,
 }
 
 /// Plain store paths instead of a flake.
@@ -53,13 +61,13 @@ pub(crate) struct Args {
 pub(crate) struct Paths {
     /// Pack these store paths and what they refer to, not a flake
     #[arg(long, num_args = 1.., value_name = "PATH", conflicts_with_all = ["flake", "attr", "lock", "statement"])]
-    pub(crate) paths: Vec<PathBuf>,
+    paths: Vec<PathBuf>,
     /// Pack the store paths that this file lists, one a line; - for standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["flake", "attr", "lock", "statement"])]
-    pub(crate) paths_from: Option<PathBuf>,
+    paths_from: Option<PathBuf>,
     /// Read the store below this directory: ROOT/nix/store
     #[arg(long, value_name = "ROOT")]
-    pub(crate) store: Option<PathBuf>,
+    store: Option<PathBuf>,
 }
 
 /// How the layers are made.
@@ -68,10 +76,10 @@ pub(crate) struct Paths {
 pub(crate) struct Layers {
     /// The zstd level, 1 to 19
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=19))]
-    pub(crate) level: Option<i32>,
+    level: Option<i32>,
     /// The most layers that the image may have
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(4..=1000))]
-    pub(crate) max_layers: Option<u16>,
+    max_layers: Option<u16>,
 }
 
 /// What the image runs when it is run as any other.
@@ -80,30 +88,116 @@ pub(crate) struct Layers {
 pub(crate) struct Image {
     /// A word of the entry point; again for each word
     #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
-    pub(crate) entrypoint: Vec<String>,
+    entrypoint: Vec<String>,
     /// A word of the default command; again for each word
     #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
-    pub(crate) cmd: Vec<String>,
+    cmd: Vec<String>,
     /// A variable of the environment; again for more
     #[arg(long, value_name = "NAME=VALUE")]
-    pub(crate) env: Vec<String>,
+    env: Vec<String>,
     /// The working directory
     #[arg(long, value_name = "DIR")]
-    pub(crate) workdir: Option<String>,
+    workdir: Option<String>,
     /// The user, by name or number
     #[arg(long, value_name = "USER[:GROUP]")]
-    pub(crate) user: Option<String>,
+    user: Option<String>,
     /// A label; again for more
     #[arg(long, value_name = "NAME=VALUE")]
-    pub(crate) label: Vec<String>,
+    label: Vec<String>,
     /// A port that it listens on; again for more
     #[arg(long, value_name = "PORT[/PROTOCOL]")]
-    pub(crate) port: Vec<String>,
+    port: Vec<String>,
     /// A directory for data that outlives the container; again for more
     #[arg(long, value_name = "DIR")]
-    pub(crate) volume: Vec<String>,
+    volume: Vec<String>,
 }
 
-pub(crate) fn run(_session: &Session<'_>, args: &Args) -> Result<()> {
-    Err(failed(format!("{args:?}")))
+pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
+    let system = args.system.clone().unwrap_or_else(System::current);
+    let shape = Shape {
+        level: args.layers.level,
+        max_layers: args.layers.max_layers.map(usize::from),
+        run: args.image.config()?,
+    };
+    let packed = if args.what.is_given() {
+        let to = args
+            .to
+            .clone()
+            .ok_or_else(|| usage("say where the seed goes: --to oci:DIR or --to HOST/REPOSITORY"))?;
+        packing::check_destination(&to)?;
+        let root = args.what.store.clone().unwrap_or_else(|| "/".into());
+        let closure = capture::paths(&args.what.store_paths()?, &root)
+            .context(|| format!("cannot read the store of {}", root.display()))?;
+        let transport = session.open(&to.location)?;
+        packing::pack(session, &closure, &system, Default::default(), &shape, &to, transport.as_ref())?
+    } else {
+        let project = Project::open(&Installable::parse(&args.flake)?.dir)?;
+        let to = place::repository(session, &project, args.to.as_ref())?;
+        let request = ProjectPack {
+            attributes: args.attr.clone(),
+            check: !args.no_check && system == System::current(),
+            system,
+            store: args.what.store.as_ref().map(|root| root.to_string_lossy().into_owned()),
+            shape,
+            to,
+            statement: args.statement.as_deref(),
+            lock: args.lock,
+        };
+        packing::pack_project(session, &project, &request)?
+    };
+    session.printer.data(&packed)
+}
+
+impl Paths {
+    fn is_given(&self) -> bool {
+        !self.paths.is_empty() || self.paths_from.is_some()
+    }
+
+    /// The paths of the command line and of the file, each as it stands in the store.
+    fn store_paths(&self) -> Result<Vec<StorePath>> {
+        let mut texts: Vec<String> =
+            self.paths.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+        if let Some(file) = &self.paths_from {
+            let context = || format!("cannot read {}", file.display());
+            let text = match file.to_str() {
+                Some("-") => io::read_to_string(io::stdin()).context(context)?,
+                _ => std::fs::read_to_string(file).context(context)?,
+            };
+            texts.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
+        }
+        let paths =
+            texts.iter().map(|text| text.parse::<StorePath>().map_err(|error| usage(error.to_string())));
+        let paths = paths.collect::<Result<Vec<_>>>()?;
+        if paths.is_empty() { Err(usage("no store path is given")) } else { Ok(paths) }
+    }
+}
+
+impl Image {
+    /// As the image's configuration has it.
+    fn config(&self) -> Result<RunConfig> {
+        let words = |words: &[String]| (!words.is_empty()).then(|| words.to_vec());
+        let names = |names: &[String]| names.iter().map(|name| (name.clone(), Empty {})).collect();
+        let mut labels = BTreeMap::new();
+        for label in &self.label {
+            match label.split_once('=') {
+                Some((name, _)) if name.starts_with("dev.nix-seed.") => {
+                    return Err(usage(format!("the label {name} is made by `seed pack`")));
+                }
+                Some((name, value)) if !name.is_empty() => labels.insert(name.to_owned(), value.to_owned()),
+                _ => return Err(usage(format!("{label:?} is no label: write NAME=VALUE"))),
+            };
+        }
+        sandboxes::variables(&self.env)?;
+        Ok(RunConfig {
+            user: self.user.clone(),
+            exposed_ports: names(&self.port),
+            env: self.env.clone(),
+            entrypoint: words(&self.entrypoint),
+            cmd: words(&self.cmd),
+            volumes: names(&self.volume),
+            working_dir: self.workdir.clone(),
+            labels,
+            ..RunConfig::default()
+        })
+    }
 }

@@ -25,6 +25,7 @@ insecure = ["registry.internal:5000"]
 [runtime]
 dir = "/b"
 [sandbox]
+results = "/d"
 scratch = "/c"
 "#;
 
@@ -39,6 +40,7 @@ fn files_set_every_key() {
     assert_eq!(config.registry.insecure, ["registry.internal:5000"]);
     assert_eq!(config.runtime.dir, Some("/b".into()));
     assert_eq!(config.sandbox.scratch, Some("/c".into()));
+    assert_eq!(config.results(), Path::new("/d"));
     for (key, _) in KEYS {
         let name = key.split_once('.').unwrap().1;
         assert!(FULL.contains(&format!("\n{name} = ")), "{key} is not tested");

@@ -52,11 +52,6 @@ impl Phase {
         self.bar.inc(more);
     }
 
-    /// Says what is being done right now.
-    pub(crate) fn doing(&self, what: impl Into<String>) {
-        self.bar.set_message(what.into());
-    }
-
     /// Ends the phase: takes its bar away and, where nobody watches, prints its line.
     pub(crate) fn end(self) -> Duration {
         let took = self.began.elapsed();
@@ -105,9 +100,9 @@ fn show_later(bar: &ProgressBar) -> mpsc::Sender<()> {
 
 fn style(total_known: bool) -> ProgressStyle {
     let template = if total_known {
-        "{prefix} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {wide_msg}"
+        "{prefix} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}"
     } else {
-        "{prefix} {spinner} {elapsed} {wide_msg}"
+        "{prefix} {spinner} {elapsed}"
     };
     ProgressStyle::with_template(template).expect("the template is a constant").progress_chars("=> ")
 }

@@ -25,7 +25,8 @@ impl Git {
             Err(error) => return Err(error).context(|| "cannot run git"),
         };
         if output.status.success() {
-            return Ok(Some(Self { root: path(output.stdout) }));
+            let root = path(output.stdout);
+            return Ok(Some(Self { root: root.canonicalize().unwrap_or(root) }));
         }
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         if said.contains("dubious ownership") || said.contains("not owned by current user") {
@@ -36,6 +37,18 @@ impl Git {
             .hint(format!("if you trust it: git config --global --add safe.directory '{}'", dir.display()));
         }
         Ok(None)
+    }
+
+    /// The top of the working tree.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Every tracked file, relative to the top.
+    pub(super) fn tracked(&self) -> Result<Vec<PathBuf>> {
+        let output = self.must(["ls-files", "-z", "--cached"])?;
+        let names = output.stdout.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+        Ok(names.map(|name| PathBuf::from(std::ffi::OsString::from_vec(name.to_vec()))).collect())
     }
 
     pub(super) fn source(&self) -> Result<SourceUri> {
@@ -54,7 +67,14 @@ impl Git {
     }
 
     pub(super) fn is_dirty(&self) -> Result<bool> {
-        let output = self.must(["status", "--porcelain", "--untracked-files=no"])?;
+        let output = self.must([
+            "status",
+            "--porcelain",
+            "--untracked-files=no",
+            "--",
+            ".",
+            ":(exclude,glob)**/.seed.lock",
+        ])?;
         Ok(!output.stdout.is_empty())
     }
 

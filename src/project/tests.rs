@@ -134,6 +134,12 @@ fn the_lock_is_recorded_and_committed_alone() {
     repository.git(&["add", "flake.nix"]);
     assert!(project.commit_lock("seed: Record").unwrap());
     assert!(!project.commit_lock("seed: Record").unwrap());
+    repository.git(&["stash", "--quiet"]);
+    assert!(!project.is_dirty().unwrap());
+    lock.record(&system, Digest::of(b"3")).unwrap();
+    assert!(!project.is_dirty().unwrap(), "a lock that is not committed yet changes no input");
+    repository.git(&["checkout", "--quiet", ".seed.lock"]);
+    repository.git(&["stash", "pop", "--quiet", "--index"]);
     assert_eq!(repository.git(&["show", "--name-only", "--format=%s", "HEAD"]), "seed: Record\n\n.seed.lock");
     assert_eq!(
         repository.git(&["diff", "--cached", "--name-only"]),

@@ -45,6 +45,38 @@ impl Seeds {
         self.pack_with(tag, paths, seed_policy::System::current().as_str(), BTreeMap::new())
     }
 
+    /// Makes a store root with a database, as `nix --store` does: the store paths that are in the store
+    /// already, with no references.
+    pub(crate) fn store_root(&self, paths: &[(char, &str, &[u8])]) -> PathBuf {
+        let root = self.store.parent().unwrap().parent().unwrap().to_owned();
+        let closure = self.closure(paths);
+        let database = root.join("nix/var/nix/db");
+        fs::create_dir_all(&database).unwrap();
+        seed_image::database::write(&closure, &database.join("db.sqlite")).unwrap();
+        fs::write(database.join("schema"), "10").unwrap();
+        root
+    }
+
+    fn closure(&self, paths: &[(char, &str, &[u8])]) -> Closure {
+        let mut closure = Closure { real_store: self.store.clone(), ..Closure::default() };
+        for (digit, name, content) in paths {
+            let path = Self::path(*digit, name);
+            let real = self.store.join(path.base_name());
+            if real.exists() {
+                fs::remove_dir_all(&real).unwrap();
+            }
+            fs::create_dir_all(real.join("bin")).unwrap();
+            fs::write(real.join("content"), content).unwrap();
+            let program = real.join("bin/hello");
+            fs::write(&program, "#!/bin/sh\necho hello\n").unwrap();
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+            let (nar_hash, nar_size) = tree::nar_hash(&real).unwrap();
+            let references = Default::default();
+            closure.paths.insert(path.clone(), PathInfo { path, nar_hash, nar_size, references, ca: None });
+        }
+        closure
+    }
+
     /// Packs a seed with a static shell and everyday programs, that commands can run in. Gives the path of
     /// the program.
     pub(crate) fn pack_runnable(&self, tag: &str) -> (Packed, String) {
@@ -77,22 +109,7 @@ impl Seeds {
         system: &str,
         labels: BTreeMap<String, String>,
     ) -> Packed {
-        let mut closure = Closure { real_store: self.store.clone(), ..Closure::default() };
-        for (digit, name, content) in paths {
-            let path = Self::path(*digit, name);
-            let real = self.store.join(path.base_name());
-            if real.exists() {
-                fs::remove_dir_all(&real).unwrap();
-            }
-            fs::create_dir_all(real.join("bin")).unwrap();
-            fs::write(real.join("content"), content).unwrap();
-            let program = real.join("bin/hello");
-            fs::write(&program, "#!/bin/sh\necho hello\n").unwrap();
-            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-            let (nar_hash, nar_size) = tree::nar_hash(&real).unwrap();
-            let references = Default::default();
-            closure.paths.insert(path.clone(), PathInfo { path, nar_hash, nar_size, references, ca: None });
-        }
+        let closure = self.closure(paths);
         let options = Options { labels, workers: 1, ..Options::new(system) };
         pack(&closure, &options, &self.layout(), Some(tag), &()).unwrap()
     }

@@ -1,0 +1,218 @@
+//! The proof that a seed is complete: its outputs are built in it from a changed source, offline.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use seed_format::StorePath;
+use seed_image::capture::{
+    self, FlakeRequest, Missing, Nix as HostNix, Present, Record, changed_source, diagnose,
+};
+use seed_image::reference::Reference;
+use seed_policy::System;
+use seed_sandbox::{Nix, Replay, Use, Workspace, flake_of_workspace};
+use serde::Serialize;
+
+use crate::error::{Result, ResultExt, failed};
+use crate::gate::Origin;
+use crate::printer::{Phases, seconds};
+use crate::project::Project;
+use crate::session::{Judge, Session};
+use crate::signals::{self, UndoGuard};
+use crate::{sandboxes, targets};
+
+/// How one output did.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    #[serde(flatten)]
+    replay: Replay,
+    /// What the seed lacks, and by which rules it should have it.
+    missing: Vec<String>,
+}
+
+/// Proves a seed that was just packed, in the words of progress: only what fails is printed.
+pub(crate) fn prove(
+    session: &Session<'_>,
+    project: &Project,
+    reference: &Reference,
+    record: Option<&Record>,
+    contents: bool,
+) -> Result<()> {
+    let phase = session.printer.phase("check");
+    let judge = Judge { policy: None, allow_tag: false };
+    let outcomes = replay(session, project, reference, Origin::Packed, &judge, record, contents)?;
+    phase.end();
+    for outcome in outcomes.iter().filter(|outcome| !outcome.replay.complete) {
+        session.printer.warn(outcome);
+    }
+    verdict(reference, &outcomes)
+}
+
+/// Checks a seed and prints how each output did.
+pub(crate) fn check(
+    session: &Session<'_>,
+    project: &Project,
+    reference: &Reference,
+    judge: &Judge,
+) -> Result<()> {
+    let outcomes = replay(session, project, reference, Origin::Written, judge, None, true)?;
+    for outcome in &outcomes {
+        session.printer.data(outcome)?;
+    }
+    verdict(reference, &outcomes)
+}
+
+fn verdict(reference: &Reference, outcomes: &[Outcome]) -> Result<()> {
+    let incomplete = outcomes.iter().filter(|outcome| !outcome.replay.complete).count();
+    match incomplete {
+        0 => Ok(()),
+        count => Err(failed(format!(
+            "{reference} is not complete: {count} of {} outputs fail",
+            outcomes.len()
+        )))
+        .hint("what the rules put into a seed is in docs/format.md; --no-check packs without this proof"),
+    }
+}
+
+fn replay(
+    session: &Session<'_>,
+    project: &Project,
+    reference: &Reference,
+    origin: Origin,
+    judge: &Judge,
+    record: Option<&Record>,
+    contents: bool,
+) -> Result<Vec<Outcome>> {
+    let admitted = sandboxes::admit(session, judge, reference, origin, Some(project))?;
+    let fs = &admitted.opened;
+    let uses: Vec<_> = targets::of_seed(fs.seed())?
+        .into_iter()
+        .filter_map(|target| match target.purpose.as_str() {
+            "build" => Some((target.attribute, Use::Build)),
+            "develop" => Some((target.attribute, Use::Develop)),
+            _ => None,
+        })
+        .collect();
+    if uses.is_empty() {
+        session.printer.warn(format_args!("{reference} names no outputs that could be tried"));
+        return Ok(Vec::new());
+    }
+    let source = ChangedSource::new(session, project, contents)?;
+    let flake = match project.below_root().to_string_lossy() {
+        below if below.is_empty() => flake_of_workspace(&source.tree),
+        below => format!("{}?dir={below}", flake_of_workspace(&source.tree)),
+    };
+    let nix = Nix::of_seed(fs)?;
+    let spec = || {
+        let workspace = Workspace { directory: source.tree.clone(), writable: true };
+        sandboxes::spec(session, fs, Some(workspace), &Default::default())
+    };
+    let forwarded = signals::forwarded();
+    let replays = seed_sandbox::check(&admitted.approved, &nix, &flake, &uses, spec);
+    drop(forwarded);
+    let replays = replays?;
+
+    let present: BTreeSet<StorePath> = fs.index().paths().map(|path| path.store_path()).collect();
+    let captured = match record {
+        None if replays.iter().any(|replay| !replay.complete) => rules(session, project),
+        _ => None,
+    };
+    let record = record.or(captured.as_ref());
+    Ok(replays.into_iter().map(|replay| Outcome::new(replay, record, &present)).collect())
+}
+
+/// Why each path would be in a seed of the project. Nix is asked again; without it the rules stay unknown.
+fn rules(session: &Session<'_>, project: &Project) -> Option<Record> {
+    let phases = Phases::new(session.printer);
+    let request = FlakeRequest {
+        flake: ".".into(),
+        directory: project.dir.clone(),
+        attributes: Vec::new(),
+        system: System::current().to_string(),
+        store: None,
+        scratch: session.config.cache.dir.join("capture"),
+        derivations: true,
+    };
+    let captured =
+        HostNix::find().map_err(Into::into).and_then(|nix| capture::flake(&request, &nix, &phases));
+    phases.end();
+    match captured {
+        Ok(captured) => Some(captured.record),
+        Err(error) => {
+            session.printer.note(format_args!("which rules are broken is not known without Nix: {error}"));
+            None
+        }
+    }
+}
+
+impl Outcome {
+    fn new(replay: Replay, record: Option<&Record>, present: &BTreeSet<StorePath>) -> Self {
+        let missing = match record {
+            _ if replay.complete => Vec::new(),
+            // The database is compared with the index by `seed verify --deep`.
+            Some(record) => {
+                let found =
+                    diagnose(record, Present { on_disk: present, registered: present }, &replay.messages);
+                found.iter().map(Missing::to_string).collect()
+            }
+            None => Vec::new(),
+        };
+        Self { replay, missing }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Replay { attribute, done, complete, messages, seconds: took } = &self.replay;
+        let state = if *complete { "ok  " } else { "FAIL" };
+        let done = match done {
+            Use::Build => "build",
+            Use::Develop => "develop",
+        };
+        let took = std::time::Duration::from_secs_f64(took.max(0.0));
+        write!(f, "{state}  {done:<7}  {attribute}  {}", seconds(took))?;
+        for missing in &self.missing {
+            write!(f, "\n  {missing}")?;
+        }
+        if !complete {
+            let lines: Vec<_> = messages.lines().collect();
+            for line in lines.iter().skip(lines.len().saturating_sub(20)) {
+                write!(f, "\n  | {line}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A copy of the project's source, changed. It is removed in the end.
+struct ChangedSource {
+    dir: PathBuf,
+    tree: PathBuf,
+    _undo: UndoGuard,
+}
+
+impl ChangedSource {
+    fn new(session: &Session<'_>, project: &Project, contents: bool) -> Result<Self> {
+        let dir = session.config.cache.dir.join(format!("check-{}", std::process::id()));
+        let on_signal = dir.clone();
+        let undo = signals::undo_on_signal(move || remove(&on_signal));
+        fs::create_dir_all(&dir).context(|| format!("cannot make {}", dir.display()))?;
+        let source = Self { tree: dir.join("changed"), dir, _undo: undo };
+        let clean = source.dir.join("clean");
+        project.copy_source(&clean)?;
+        changed_source(&clean, &source.tree, contents)?;
+        Ok(source)
+    }
+}
+
+impl Drop for ChangedSource {
+    fn drop(&mut self) {
+        remove(&self.dir);
+    }
+}
+
+/// What cannot be removed is in the cache, which may be deleted at any time.
+fn remove(dir: &Path) {
+    let _ = fs::remove_dir_all(dir);
+}

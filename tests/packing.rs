@@ -1,0 +1,128 @@
+//! `seed pack` of plain store paths, from a store root of its own.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod program;
+
+use program::Program;
+use program::seeds::Seeds;
+use seed_image::manifest::{Config, Manifest};
+use seed_image::transport::Transport;
+
+const PATHS: [(char, &str, &[u8]); 3] =
+    [('1', "one", b"1"), ('2', "two", b"22"), ('3', "three", &[3; 70_000])];
+
+fn full(digit: char, name: &str) -> String {
+    Seeds::path(digit, name).to_string()
+}
+
+#[test]
+fn the_reference_alone_is_printed() {
+    let program = Program::new();
+    let seeds = Seeds::below(program.home());
+    let root = seeds.store_root(&PATHS);
+    let pack = |more: &[&str]| {
+        let (one, two) = (full('1', "one"), full('2', "two"));
+        let mut args = vec!["pack", "--store", root.to_str().unwrap(), "--paths", &one, &two];
+        args.extend(more);
+        program.run(args)
+    };
+    let run = pack(&["--to", "oci:out:main"]).ended_with(0);
+    let reference = run.stdout.strip_suffix('\n').unwrap();
+    assert!(reference.starts_with("oci:out@sha256:") && !reference.contains('\n'), "{reference:?}");
+    program.run(["verify", reference, "--deep"]).ended_with(0);
+    let inspection = &program.run(["inspect", "oci:out:main", "--paths", "--json"]).ended_with(0).json()[0];
+    assert_eq!(inspection["path_count"], 2);
+
+    // The same paths make the same seed, and what was made is not made again.
+    let again = pack(&["--to", "oci:out:again", "--json"]).ended_with(0);
+    let packed = &again.json()[0];
+    assert_eq!(packed["reference"], reference);
+    assert!(packed["layers"].as_array().unwrap().iter().any(|layer| layer["reused"] == true), "{packed}");
+    let elsewhere = pack(&["--to", "oci:other", "--json"]).ended_with(0);
+    assert_eq!(elsewhere.json()[0]["digest"], packed["digest"]);
+    let level = pack(&["--to", "oci:out:level", "--level", "3", "--json"]).ended_with(0);
+    assert_ne!(level.json()[0]["digest"], packed["digest"]);
+}
+
+#[test]
+fn paths_come_from_a_file_too() {
+    let program = Program::new();
+    let seeds = Seeds::below(program.home());
+    let root = seeds.store_root(&PATHS);
+    program.write("paths", format!("{}\n\n {}\n", full('1', "one"), full('3', "three")));
+    let root = root.to_str().unwrap();
+    program.run(["pack", "--store", root, "--paths-from", "paths", "--to", "oci:out:main"]).ended_with(0);
+    let inspection = &program.run(["inspect", "oci:out:main", "--json"]).ended_with(0).json()[0];
+    assert_eq!(inspection["path_count"], 2);
+    program
+        .run(["pack", "--store", root, "--paths-from", "none", "--to", "oci:out"])
+        .ended_with(1)
+        .says("none");
+}
+
+#[test]
+fn the_image_runs_what_was_asked_for() {
+    let program = Program::new();
+    let seeds = Seeds::below(program.home());
+    let root = seeds.store_root(&PATHS);
+    let one = full('1', "one");
+    #[rustfmt::skip]
+    let args = [
+        "pack", "--store", root.to_str().unwrap(), "--paths", &one, "--to", "oci:out:main",
+        "--entrypoint", "/bin/sh", "--entrypoint", "-c", "--cmd", "echo hello", "--env", "A=b", "--workdir", "/srv",
+        "--user", "1000:100", "--label", "org.example=x", "--port", "80/tcp", "--volume", "/data",
+    ];
+    program.run(args).ended_with(0);
+    let layout = seed_image::transport::Layout::new(program.home().join("out"));
+    let manifest =
+        Manifest::parse(&layout.manifest(&layout.resolve("main").unwrap().digest).unwrap()).unwrap();
+    let mut config = Vec::new();
+    std::io::Read::read_to_end(&mut layout.blob(&manifest.config).unwrap(), &mut config).unwrap();
+    let run = Config::parse(&config).unwrap().config;
+    assert_eq!(run.entrypoint.unwrap(), ["/bin/sh", "-c"]);
+    assert_eq!(run.cmd.unwrap(), ["echo hello"]);
+    assert!(run.env.contains(&"A=b".to_owned()) && run.env.iter().any(|line| line.starts_with("PATH=")));
+    assert_eq!(run.working_dir.as_deref(), Some("/srv"));
+    assert_eq!(run.user.as_deref(), Some("1000:100"));
+    assert_eq!(run.labels["org.example"], "x");
+    assert!(run.exposed_ports.contains_key("80/tcp") && run.volumes.contains_key("/data"));
+}
+
+#[test]
+fn what_cannot_be_packed_is_said() {
+    let program = Program::new();
+    let seeds = Seeds::below(program.home());
+    let root = seeds.store_root(&PATHS);
+    let root = root.to_str().unwrap();
+    let one = full('1', "one");
+    let digest = seed_format::Digest::of(b"");
+    for (args, code, said) in [
+        (vec!["--paths", &one], 2, "--to"),
+        (vec!["--paths", "/tmp/x", "--to", "oci:out"], 2, "not a store path"),
+        (vec!["--paths", &one, "--to", &format!("oci:out@{digest}")], 2, "has a digest"),
+        (vec!["--paths", &one, "--to", "oci:out", "--label", "dev.nix-seed.system=x"], 2, "is made by"),
+        (vec!["--paths", &one, "--to", "oci:out", "--label", "x"], 2, "NAME=VALUE"),
+        (vec!["--paths", &full('9', "nine"), "--to", "oci:out"], 1, "nine"),
+        (vec!["--paths", &one, "--to", "oci:out", "--system", "vax-vms"], 1, "vax-vms"),
+    ] {
+        let run = program.run([&["pack", "--store", root][..], &args].concat()).ended_with(code).says(said);
+        assert_eq!(run.stdout, "", "{args:?}");
+    }
+    program.run(["pack", "--store", "none", "--paths", &one, "--to", "oci:out"]).ended_with(1).says("none");
+    program.run(["pack", "--to", "oci:out"]).ended_with(1).says("flake.nix");
+}
+
+/// Files that are not what the database registered are not packed.
+#[test]
+fn changed_files_are_not_packed() {
+    let program = Program::new();
+    let seeds = Seeds::below(program.home());
+    let root = seeds.store_root(&PATHS);
+    let real = root.join(&full('1', "one")[1..]).join("content");
+    std::fs::write(real, "changed").unwrap();
+    let args =
+        ["pack", "--store", root.to_str().unwrap(), "--paths", &full('1', "one"), "--to", "oci:out:main"];
+    program.run(args).ended_with(4).says(&full('1', "one"));
+    program.run(["inspect", "oci:out:main"]).ended_with(1);
+}
