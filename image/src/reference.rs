@@ -169,13 +169,15 @@ fn parse_registry(text: &str) -> Result<Reference, ReferenceError> {
         Some((repository, tag)) => (repository, Some(check_tag(tag)?)),
         None => (rest, None),
     };
-    if !is_repository(repository) {
-        return Err(ReferenceError::Repository(excerpt(repository)));
-    }
-    let repository = match host.as_str() {
+    let completed = match host.as_str() {
         "docker.io" if !repository.contains('/') => format!("library/{repository}"),
         _ => repository.to_owned(),
     };
+    // Both: an empty name must not become "library/", nor a completed one grow too long.
+    if !is_repository(repository) || !is_repository(&completed) {
+        return Err(ReferenceError::Repository(excerpt(repository)));
+    }
+    let repository = completed;
     Ok(Reference { location: Location::Registry { host, repository }, tag, digest })
 }
 
@@ -381,6 +383,8 @@ mod tests {
         }
         let long = format!("ghcr.io/{}", "a".repeat(9000));
         assert!(matches!(long.parse::<Reference>(), Err(E::TooLong { .. })));
+        let completed = format!("docker.io/{}", "a".repeat(250));
+        assert!(matches!(completed.parse::<Reference>(), Err(E::Repository(_))));
         let long = format!("ghcr.io/{}", "a".repeat(256));
         assert!(matches!(long.parse::<Reference>(), Err(E::Repository(_))));
     }
