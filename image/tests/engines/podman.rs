@@ -1,0 +1,155 @@
+//! podman runs a seed, and pulls of it only what it does not have.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::process::{Command, Output};
+
+use seed_image::pack::{Options, pack};
+use seed_image::reference::Reference;
+use seed_image::transport::{self, Layout, TransportOptions};
+
+use crate::servers::{Kind, Server};
+use crate::support::{closure, options, register, store_path};
+
+/// podman with a store of its own.
+struct Podman {
+    home: tempfile::TempDir,
+}
+
+/// Runs podman in a mount namespace of its own. crun refuses the hybrid of both cgroup versions that some
+/// machines have, even where it shall leave cgroups alone: there it is shown version 2 only.
+const PREPARE: &str = r#"
+if [ "$(stat -f -c %T /sys/fs/cgroup)" = tmpfs ]; then
+    umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup || exit 1
+fi
+exec "$@"
+"#;
+
+impl Podman {
+    fn new(driver: &str) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let path = |name: &str| home.path().join(name).display().to_string();
+        let storage = format!(
+            "[storage]\ndriver = \"{driver}\"\ngraphroot = \"{}\"\nrunroot = \"{}\"\n\
+             [storage.options]\npull_options = {{enable_partial_images = \"true\"}}\n",
+            path("root"),
+            path("run"),
+        );
+        fs::write(home.path().join("storage.conf"), storage).unwrap();
+        fs::write(home.path().join("policy.json"), r#"{"default":[{"type":"insecureAcceptAnything"}]}"#)
+            .unwrap();
+        fs::write(home.path().join("registries.conf"), "").unwrap();
+        Self { home }
+    }
+
+    fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Output {
+        Command::new("unshare")
+            .args(["--mount", "sh", "-c", PREPARE, "sh", "podman"])
+            .args(["--cgroup-manager", "cgroupfs", "--events-backend", "none", "--log-level", "debug"])
+            .arg("--tmpdir")
+            .arg(self.home.path().join("tmp"))
+            .current_dir(self.home.path())
+            .args(arguments)
+            .env("HOME", self.home.path())
+            .env("CONTAINERS_STORAGE_CONF", self.home.path().join("storage.conf"))
+            .env("CONTAINERS_REGISTRIES_CONF", self.home.path().join("registries.conf"))
+            .env("XDG_RUNTIME_DIR", self.home.path())
+            .output()
+            .expect("podman is installed")
+    }
+
+    /// What the command printed; it must not fail.
+    fn output<S: AsRef<OsStr>>(&self, arguments: &[S]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn run_image(&self, image: &str, command: &[&str]) -> String {
+        // Limits that no privilege is needed for.
+        let limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
+        let run = [&["run", "--rm", "--network", "none", "--cgroups", "disabled"][..], &limits].concat();
+        self.output(&[&run[..], &[image], command].concat())
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        // Unmounts what is mounted; the directory goes by itself.
+        let _ = self.run(&["unmount", "--all"]);
+        let _ = self.run(&["rmi", "--all", "--force"]);
+    }
+}
+
+#[test]
+fn a_seed_runs_from_a_layout() {
+    let scratch = tempfile::tempdir().unwrap();
+    let closure = closure(&scratch.path().join("store"));
+    let podman = Podman::new("overlay");
+    // podman makes a name of the path, and refuses capital letters in it; so the path is a relative one.
+    let layout = Layout::new(podman.home.path().join("layout"));
+    pack(&closure, &options(), &layout, Some("v1"), &()).unwrap();
+
+    let script = "echo $PATH; cat /etc/passwd; ls -l /nix/store; nix --version";
+    let text = podman.run_image("oci:layout:v1", &["/bin/sh", "-c", script]);
+    for part in ["-nix/bin:", "root:x:0:0", "-data", "\nnix (Nix) "] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+/// Bytes that a registry sent of each blob, by digest, and whether they were a part of it.
+fn sent(server: &Server, since: usize) -> Vec<(String, bool, u64)> {
+    // `127.0.0.1 - - [date] "GET /v2/app/blobs/sha256:… HTTP/1.1" 206 123 "" "…"`
+    let line = |line: &String| {
+        let (_, rest) = line.split_once("\"GET ")?;
+        let (target, rest) = rest.split_once(" HTTP/1.1\" ")?;
+        let (_, digest) = target.split_once("/blobs/")?;
+        let mut numbers = rest.split(' ');
+        let status: u16 = numbers.next()?.parse().ok()?;
+        Some((digest.to_owned(), status == 206, numbers.next()?.parse().ok()?))
+    };
+    server.log()[since..].iter().filter_map(line).collect()
+}
+
+#[test]
+fn only_what_changed_is_pulled() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut closure = closure(&scratch.path().join("store"));
+    let server = Server::start(Kind::Docker);
+    let repository = format!("{}/app", server.address);
+    let reference: Reference = repository.parse().unwrap();
+    let registry = transport::open(&reference.location, &TransportOptions::default()).unwrap();
+    let options = Options { scratch: scratch.path().to_owned(), ..options() };
+    pack(&closure, &options, &*registry, Some("one"), &()).unwrap();
+
+    let podman = Podman::new("overlay");
+    let pull = |tag: &str| podman.run(&["pull", "--tls-verify=false", &format!("{repository}:{tag}")]);
+    let output = pull("one");
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{log}");
+    let first = sent(&server, 0);
+    assert!(first.iter().any(|(_, part, _)| *part), "{log}\n{first:?}");
+
+    // One small file of the path with the large one changes.
+    let data = store_path('2', "data");
+    fs::write(closure.real_path(&data).join("small-7"), "changed\n").unwrap();
+    register(&mut closure, data.clone(), Vec::new());
+    let packed = pack(&closure, &options, &*registry, Some("two"), &()).unwrap();
+    let layer = packed.layers.iter().find(|layer| layer.paths.contains(&data)).unwrap();
+    assert!(layer.descriptor.size > 20_000_000);
+
+    let since = server.log().len();
+    let output = pull("two");
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{log}");
+    let second = sent(&server, since);
+    let of_layer = second.iter().filter(|(digest, ..)| *digest == layer.descriptor.digest.to_string());
+    let (parts, bytes) = of_layer.fold((true, 0), |(parts, sum), (_, part, n)| (parts && *part, sum + n));
+    assert!(parts && bytes > 0 && bytes < 200_000, "{second:?}");
+
+    let file = |name: &str| format!("{data}/{name}");
+    let script = format!("cat {}; sha256sum < {}", file("small-7"), file("large"));
+    let text = podman.run_image(&format!("{repository}:two"), &["/bin/sh", "-c", &script]);
+    let large = seed_format::Digest::of(&fs::read(closure.real_path(&data).join("large")).unwrap());
+    assert_eq!(text, format!("changed\n{}  -\n", large.hex()));
+}
