@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
 
 use seed_format::StorePath;
 use seed_image::capture::{
@@ -19,7 +17,8 @@ use crate::gate::Origin;
 use crate::printer::{Phases, seconds};
 use crate::project::Project;
 use crate::session::{Judge, Session};
-use crate::signals::{self, UndoGuard};
+use crate::signals;
+use crate::temporary::Temporary;
 use crate::{sandboxes, targets};
 
 /// How one output did.
@@ -98,14 +97,14 @@ fn replay(
         session.printer.warn(format_args!("{reference} names no outputs that could be tried"));
         return Ok(Vec::new());
     }
-    let source = ChangedSource::new(session, project, contents)?;
-    let flake = match project.below_root().to_string_lossy() {
-        below if below.is_empty() => flake_of_workspace(&source.tree),
-        below => format!("{}?dir={below}", flake_of_workspace(&source.tree)),
-    };
+    let temporary = Temporary::new(session, "check")?;
+    let (clean, changed) = (temporary.path().join("clean"), temporary.path().join("changed"));
+    project.gather_source(&clean)?;
+    changed_source(&clean, &changed, contents)?;
+    let flake = sandboxes::below(project, flake_of_workspace(&changed));
     let nix = Nix::of_seed(fs)?;
     let spec = || {
-        let workspace = Workspace { directory: source.tree.clone(), writable: true };
+        let workspace = Workspace { directory: changed.clone(), writable: true };
         sandboxes::spec(session, fs, Some(workspace), &Default::default())
     };
     let forwarded = signals::forwarded();
@@ -183,36 +182,4 @@ impl fmt::Display for Outcome {
         }
         Ok(())
     }
-}
-
-/// A copy of the project's source, changed. It is removed in the end.
-struct ChangedSource {
-    dir: PathBuf,
-    tree: PathBuf,
-    _undo: UndoGuard,
-}
-
-impl ChangedSource {
-    fn new(session: &Session<'_>, project: &Project, contents: bool) -> Result<Self> {
-        let dir = session.config.cache.dir.join(format!("check-{}", std::process::id()));
-        let on_signal = dir.clone();
-        let undo = signals::undo_on_signal(move || remove(&on_signal));
-        fs::create_dir_all(&dir).context(|| format!("cannot make {}", dir.display()))?;
-        let source = Self { tree: dir.join("changed"), dir, _undo: undo };
-        let clean = source.dir.join("clean");
-        project.copy_source(&clean)?;
-        changed_source(&clean, &source.tree, contents)?;
-        Ok(source)
-    }
-}
-
-impl Drop for ChangedSource {
-    fn drop(&mut self) {
-        remove(&self.dir);
-    }
-}
-
-/// What cannot be removed is in the cache, which may be deleted at any time.
-fn remove(dir: &Path) {
-    let _ = fs::remove_dir_all(dir);
 }

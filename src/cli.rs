@@ -61,7 +61,7 @@ pub(crate) enum LogFormat {
 /// The commands, in the order in which they are listed.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    Pack(command::pack::Args),
+    Pack(Box<command::pack::Args>),
     Build(command::build::Args),
     Develop(command::develop::Args),
     Run(command::run::Args),

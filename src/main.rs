@@ -22,6 +22,7 @@ mod session;
 mod signals;
 mod statement;
 mod targets;
+mod temporary;
 
 use std::ffi::OsStr;
 use std::panic::{self, AssertUnwindSafe};

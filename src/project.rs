@@ -76,9 +76,15 @@ impl Project {
         self.dir.strip_prefix(self.root()).unwrap_or(Path::new(""))
     }
 
-    /// Copies what belongs to the source into the directory `to`, which must not exist: what git tracks, or
-    /// all of the directory where there is no repository.
-    pub(crate) fn copy_source(&self, to: &Path) -> Result<()> {
+    /// Whether git keeps the source, and so says which files are part of it.
+    pub(crate) fn in_git(&self) -> bool {
+        self.git.is_some()
+    }
+
+    /// Gathers what belongs to the source in the directory `to`, which must not exist: what git tracks, or all
+    /// of the directory where there is no repository. Files are linked where they can be: `to` is to be read
+    /// only.
+    pub(crate) fn gather_source(&self, to: &Path) -> Result<()> {
         let files = match &self.git {
             Some(git) => git.tracked()?,
             None => all_files(&self.dir)?,
@@ -94,7 +100,7 @@ impl Project {
             fs::create_dir_all(to.parent().unwrap_or(&to)).context(context)?;
             if meta.is_symlink() {
                 std::os::unix::fs::symlink(fs::read_link(&from).context(context)?, &to).context(context)?;
-            } else if meta.is_file() {
+            } else if meta.is_file() && fs::hard_link(&from, &to).is_err() {
                 fs::copy(&from, &to).context(context)?;
             }
         }

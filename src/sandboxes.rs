@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use seed_fuse::mount::{SeedFs, open_seed};
-use seed_sandbox::{Lower, Scratch, Spec, Workspace, environment};
+use seed_image::seed::{Seed, label};
+use seed_sandbox::{Bind, Lower, Scratch, Spec, Workspace, environment, flake_of_workspace};
 
 use crate::error::{Result, usage};
 use crate::gate::{self, Admitted, Origin};
 use crate::project::Project;
 use crate::session::{Judge, Session};
+use crate::temporary::Temporary;
 
 /// Finds a seed, opens it to be mounted, and has the policy judge it.
 pub(crate) fn admit(
@@ -64,11 +66,49 @@ pub(crate) fn variables(lines: &[String]) -> Result<BTreeMap<String, String>> {
     lines.iter().map(pair).collect()
 }
 
-/// The project's flake as Nix inside finds it.
-pub(crate) fn flake(project: &Project) -> String {
-    let flake = seed_sandbox::flake_of_workspace(project.root());
+/// Where a gathered source shows inside.
+const SOURCE: &str = "/source";
+
+/// The first Nix that reads a repository itself; those before run `git`, which no seed brings.
+const READS_GIT: (u32, u32) = (2, 20);
+
+/// The project's flake, as Nix inside finds it.
+pub(crate) struct Flake {
+    /// The flake reference.
+    pub(crate) reference: String,
+    /// What must show inside for it.
+    pub(crate) binds: Vec<Bind>,
+    /// Removed in the end.
+    _gathered: Option<Temporary>,
+}
+
+/// Finds out how the seed's Nix can read the project: from the repository, as it does outside, or from the
+/// files that git tracks, gathered in a directory.
+pub(crate) fn flake(session: &Session<'_>, project: &Project, seed: &Seed) -> Result<Flake> {
+    let version = seed.label(label::NIX_VERSION).and_then(|text| {
+        let mut numbers = text.split('.').map(str::parse::<u32>);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    });
+    let reads_git = version.is_some_and(|version| version >= READS_GIT);
+    if reads_git || !project.in_git() {
+        let reference = below(project, flake_of_workspace(project.root()));
+        return Ok(Flake { reference, binds: Vec::new(), _gathered: None });
+    }
+    let gathered = Temporary::new(session, "source")?;
+    let source = gathered.path().join("source");
+    project.gather_source(&source)?;
+    let bind = Bind { source, target: SOURCE.into(), writable: false };
+    Ok(Flake {
+        reference: below(project, format!("path://{SOURCE}")),
+        binds: vec![bind],
+        _gathered: Some(gathered),
+    })
+}
+
+/// A flake that lies as deep in `reference` as the project's in its repository.
+pub(crate) fn below(project: &Project, reference: String) -> String {
     match project.below_root().to_string_lossy() {
-        below if below.is_empty() => flake,
-        below => format!("{flake}?dir={below}"),
+        directory if directory.is_empty() => reference,
+        directory => format!("{reference}?dir={directory}"),
     }
 }

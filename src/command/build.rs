@@ -72,16 +72,18 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<ExitCode> {
         attrs.iter().map(|attr| targets::to_build(attr.as_deref(), &made_for, &system)).collect();
 
     let workspace = super::run::workspace(project.root(), false)?;
+    let flake = sandboxes::flake(session, &project, admitted.opened.seed())?;
     let nix = Nix::of_seed(&admitted.opened)?;
     let request = BuildRequest {
         nix: &nix,
-        flake: sandboxes::flake(&project),
+        flake: flake.reference.clone(),
         attributes,
         source: source(&project)?,
         exports,
         log: stderr().as_fd().try_clone_to_owned()?,
     };
-    let spec = sandboxes::spec(session, &admitted.opened, Some(workspace), &Default::default());
+    let mut spec = sandboxes::spec(session, &admitted.opened, Some(workspace), &Default::default());
+    spec.binds.extend(flake.binds.iter().cloned());
     let forwarded = signals::forwarded();
     let built = seed_sandbox::build(&admitted.approved, spec, &request);
     drop(forwarded);

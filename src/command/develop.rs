@@ -58,10 +58,12 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<ExitCode> {
 
     let nix = Nix::of_seed(&admitted.opened)?;
     let workspace = super::run::workspace(project.root(), !args.read_only)?;
-    let spec = sandboxes::spec(session, &admitted.opened, Some(workspace), &variables);
+    let flake = sandboxes::flake(session, &project, admitted.opened.seed())?;
+    let mut spec = sandboxes::spec(session, &admitted.opened, Some(workspace), &variables);
+    spec.binds.extend(flake.binds.iter().cloned());
     let request = DevelopRequest {
         nix: &nix,
-        installable: format!("{}#{attribute}", sandboxes::flake(&project)),
+        installable: format!("{}#{attribute}", flake.reference),
         command: args.command.clone(),
         stdio: Stdio::inherit()?,
     };

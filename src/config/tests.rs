@@ -79,7 +79,8 @@ fn the_environment_wins() {
 
 #[test]
 fn unknown_and_invalid_values_are_refused() {
-    let cases: &[(&str, &[(&str, &str)], &str)] = &[
+    type Variables = &'static [(&'static str, &'static str)];
+    let cases: &[(&str, Variables, &str)] = &[
         ("[cache]\nsizes = 1", &[], "did you mean `cache.size`?"),
         ("[cahce]\nsize = 1", &[], "unknown key `cahce`"),
         ("cache = 1", &[], "unknown key `cache`"),
