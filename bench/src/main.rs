@@ -2,6 +2,7 @@
 //!
 //! `bench/run` builds what is measured and starts this program, in namespaces of its own.
 
+mod faults;
 mod link;
 mod peer;
 mod process;
@@ -16,6 +17,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 
+use crate::faults::Faults;
 use crate::link::{Kind, Link};
 use crate::peer::Peer;
 use crate::report::{Machine, Report};
@@ -51,6 +53,10 @@ struct Arguments {
     #[arg(long)]
     disk: Option<PathBuf>,
 
+    /// Of 1,000 requests to the registry, how many fail with a 503 or a reset connection
+    #[arg(long, default_value_t = 0, value_name = "PER-MILLE")]
+    faults: u64,
+
     /// Where the figures go as JSON
     #[arg(long, default_value = "docs/benchmarks.json")]
     json: PathBuf,
@@ -74,7 +80,12 @@ fn main() -> ExitCode {
 fn measure(arguments: &Arguments) -> Result<()> {
     let workload = Workload::build(&arguments.repository, &arguments.workload)?;
     let link = Link::new(arguments.link)?;
-    let _servers = Servers::start(link.server(), &workload.servers_state()?, &workload.prepared()?)?;
+    let servers = Servers::start(
+        link.server(),
+        &workload.servers_state()?,
+        &workload.prepared()?,
+        arguments.faults > 0,
+    )?;
 
     let mut peers = Vec::new();
     for name in &arguments.peers {
@@ -84,6 +95,9 @@ fn measure(arguments: &Arguments) -> Result<()> {
         peers.push(peer);
     }
     workload.warm()?;
+    if let Some(faults) = servers.faults() {
+        faults.set(arguments.faults);
+    }
 
     let mut report =
         Report::new(Machine::of_this_run()?, &workload, arguments.link, arguments.disk.is_none());
@@ -95,9 +109,9 @@ fn measure(arguments: &Arguments) -> Result<()> {
         for peer in order {
             let run = peer.run(&link, arguments.disk.as_deref(), round)?;
             say(&format!(
-                "{:<9} ready {:6.2} s, develop {:6.2} s, build {:6.2} s; {:6.1} MB; {:5.1} CPU-s; pressure {:2.0} %",
+                "{:<10} ready {:6.2} s, develop {:6.2} s, build {:6.2} s; {:6.1} MB; {:5.1} CPU-s; pressure {:2.0} %",
                 peer.name(),
-                run.ready.seconds,
+                run.ready.unwrap_or_default().seconds,
                 run.develop.seconds,
                 run.build.seconds,
                 run.build.megabytes(),
@@ -106,6 +120,10 @@ fn measure(arguments: &Arguments) -> Result<()> {
             ));
             report.add(peer.name(), round, run);
         }
+    }
+
+    if let Some((requests, failed)) = servers.faults().map(Faults::counts) {
+        say(&format!("{failed} of {requests} requests to the registry failed"));
     }
 
     for (path, text) in [(&arguments.json, report.json()?), (&arguments.markdown, report.markdown())] {

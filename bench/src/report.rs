@@ -169,8 +169,8 @@ impl Report {
                 _ => "–".to_owned(),
             };
             line(format_args!(
-                "| {name} | {:.2} | {:.2} | {} | {} | {} | {:.2} | {:.1} | {:.1} |",
-                run.ready.seconds,
+                "| {name} | {} | {:.2} | {} | {} | {} | {:.2} | {:.1} | {:.1} |",
+                run.ready.map_or_else(|| "–".into(), |ready| format!("{:.2}", ready.seconds)),
                 run.develop.seconds,
                 net(run).map_or_else(|| "–".into(), |net| format!("{net:.2}")),
                 ratio(Some(run.develop.seconds), ours.map(|ours| ours.develop.seconds)),

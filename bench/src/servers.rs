@@ -5,14 +5,18 @@ use std::fs::{self, File};
 use std::net::{SocketAddrV4, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::faults::{self, Faults};
 use crate::link::{Namespace, SERVER};
 
 const REGISTRY_PORT: u16 = 5000;
+/// Of the registry itself, when failures are put in front of it.
+const HIDDEN_PORT: u16 = 5001;
 const HTTP_PORT: u16 = 8080;
 
 /// Servers that are ready.
@@ -20,13 +24,30 @@ const HTTP_PORT: u16 = 8080;
 pub(crate) struct Servers {
     _registry: Server,
     _http: Server,
+    faults: Option<Arc<Faults>>,
 }
 
 impl Servers {
-    /// Starts both: the registry keeps its blobs in `state/registry`, `documents` is what HTTP serves.
-    pub(crate) fn start(namespace: &Namespace, state: &Path, documents: &Path) -> Result<Self> {
+    /// Starts both: the registry keeps its blobs in `state/registry`, `documents` is what HTTP serves. With
+    /// `may_fail` requests to the registry pass the proxy of [`faults`], which lets none fail yet.
+    pub(crate) fn start(
+        namespace: &Namespace,
+        state: &Path,
+        documents: &Path,
+        may_fail: bool,
+    ) -> Result<Self> {
         fs::create_dir_all(state).with_context(|| state.display().to_string())?;
-        Ok(Self { _registry: registry(namespace, state)?, _http: http(namespace, state, documents)? })
+        let port = if may_fail { HIDDEN_PORT } else { REGISTRY_PORT };
+        let registry = registry(namespace, state, port)?;
+        let faults = may_fail
+            .then(|| faults::start(namespace, Self::registry(), SocketAddrV4::new(SERVER, HIDDEN_PORT)))
+            .transpose()?;
+        Ok(Self { _registry: registry, _http: http(namespace, state, documents)?, faults })
+    }
+
+    /// What decides which requests to the registry fail, if any may.
+    pub(crate) fn faults(&self) -> Option<&Faults> {
+        self.faults.as_deref()
     }
 
     /// `host:port` of the registry; it speaks plain HTTP.
@@ -51,20 +72,20 @@ impl Drop for Server {
     }
 }
 
-fn registry(namespace: &Namespace, state: &Path) -> Result<Server> {
+fn registry(namespace: &Namespace, state: &Path, port: u16) -> Result<Server> {
     let configuration = state.join("registry.yml");
     write(
         &configuration,
         &format!(
             "version: 0.1\nlog: {{ level: warn, accesslog: {{ disabled: true }} }}\n\
              storage:\n  filesystem: {{ rootdirectory: {} }}\n  delete: {{ enabled: true }}\n\
-             http: {{ addr: \"{SERVER}:{REGISTRY_PORT}\" }}\n",
+             http: {{ addr: \"{SERVER}:{port}\" }}\n",
             state.join("registry").display()
         ),
     )?;
     let mut command = Command::new("docker-registry");
     command.arg("serve").arg(configuration);
-    start(namespace, command, REGISTRY_PORT, &state.join("registry.log"))
+    start(namespace, command, port, &state.join("registry.log"))
 }
 
 fn http(namespace: &Namespace, state: &Path, documents: &Path) -> Result<Server> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use crate::link::Link;
@@ -15,8 +15,8 @@ use crate::process::{self, Usage};
 /// What a peer reaches in the order in which it does, each in seconds and bytes since the run began.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Run {
-    /// The store can be used.
-    pub ready: Mark,
+    /// The store can be used; nothing where a peer does not say.
+    pub ready: Option<Mark>,
     /// `nix develop --offline --command true` has returned.
     pub develop: Mark,
     /// `nix build --offline` of the changed project has returned.
@@ -44,14 +44,15 @@ impl Run {
             values.sort_unstable();
             values.get(values.len() / 2).copied().unwrap_or_default()
         };
-        let mark = |of: fn(&Self) -> Mark| Mark {
+        let mark = |of: &dyn Fn(&Self) -> Mark| Mark {
             seconds: median(&|run| of(run).seconds),
             bytes: whole(&|run| of(run).bytes),
         };
+        let ready = runs.iter().any(|run| run.ready.is_some());
         Self {
-            ready: mark(|run| run.ready),
-            develop: mark(|run| run.develop),
-            build: mark(|run| run.build),
+            ready: ready.then(|| mark(&|run| run.ready.unwrap_or_default())),
+            develop: mark(&|run| run.develop),
+            build: mark(&|run| run.build),
             cpu_seconds: median(&|run| run.cpu_seconds),
             max_resident: whole(&|run| run.max_resident),
             relay_cpu_seconds: median(&|run| run.relay_cpu_seconds),
@@ -130,7 +131,7 @@ impl Session<'_> {
         if !status.success() {
             bail!("{} run: {status}", self.script.display());
         }
-        let [ready, develop, build] = reached.with_context(|| format!("{} run", self.script.display()))?;
+        let (ready, develop, build) = reached.with_context(|| format!("{} run", self.script.display()))?;
         Ok(Run {
             ready,
             develop,
@@ -149,18 +150,22 @@ impl Session<'_> {
     }
 }
 
-/// Takes the time of each mark as its name arrives, until the peer has ended.
-fn collect(names: impl Read, mut now: impl FnMut() -> Result<Mark>) -> Result<[Mark; 3]> {
-    const ORDER: [&str; 3] = ["ready", "develop", "build"];
+/// Takes the time of each mark as its name arrives, until the peer has ended. A peer that mounts and enters the
+/// shell in one step has no first mark.
+fn collect(names: impl Read, mut now: impl FnMut() -> Result<Mark>) -> Result<(Option<Mark>, Mark, Mark)> {
     let mut marks = Vec::new();
     for name in BufReader::new(names).lines() {
         let name = name.context("cannot read a mark")?;
-        if ORDER.get(marks.len()) != Some(&name.as_str()) {
-            bail!("the mark \"{name}\" came after {} marks", marks.len());
-        }
-        marks.push(now()?);
+        marks.push((name, now()?));
     }
-    marks.try_into().map_err(|marks: Vec<_>| anyhow!("{} of 3 marks came", marks.len()))
+    let names: Vec<&str> = marks.iter().map(|(name, _)| name.as_str()).collect();
+    match (names.as_slice(), marks.as_slice()) {
+        (["ready", "develop", "build"], [(_, ready), (_, develop), (_, build)]) => {
+            Ok((Some(*ready), *develop, *build))
+        }
+        (["develop", "build"], [(_, develop), (_, build)]) => Ok((None, *develop, *build)),
+        _ => bail!("the marks that came are {names:?}"),
+    }
 }
 
 /// How long some process has waited for a processor since the machine started.
@@ -178,19 +183,20 @@ fn cpu_pressure() -> Result<Duration> {
 mod tests {
     use super::*;
 
-    fn marks(text: &str) -> Result<[f64; 3]> {
+    fn marks(text: &str) -> Result<(Option<f64>, f64, f64)> {
         let mut clock = 0.0;
-        let marks = collect(text.as_bytes(), || {
+        let (ready, develop, build) = collect(text.as_bytes(), || {
             clock += 1.0;
             Ok(Mark { seconds: clock, bytes: 0 })
         })?;
-        Ok(marks.map(|mark| mark.seconds))
+        Ok((ready.map(|mark| mark.seconds), develop.seconds, build.seconds))
     }
 
     #[test]
     fn marks_come_in_order_and_all() {
-        assert_eq!(marks("ready\ndevelop\nbuild\n").unwrap(), [1.0, 2.0, 3.0]);
-        for wrong in ["", "ready\n", "develop\n", "ready\nready\n", "ready\ndevelop\nbuild\nbuild\n"] {
+        assert_eq!(marks("ready\ndevelop\nbuild\n").unwrap(), (Some(1.0), 2.0, 3.0));
+        assert_eq!(marks("develop\nbuild\n").unwrap(), (None, 1.0, 2.0));
+        for wrong in ["", "ready\n", "develop\n", "build\ndevelop\n", "ready\ndevelop\nbuild\nbuild\n"] {
             assert!(marks(wrong).is_err(), "{wrong:?}");
         }
     }

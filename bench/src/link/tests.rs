@@ -35,7 +35,7 @@ fn connecting_takes_a_round_trip() {
         .min()
         .unwrap();
     assert!(fastest >= Duration::from_millis(20), "{fastest:?}");
-    assert!(fastest < Duration::from_millis(25), "{fastest:?}");
+    assert!(fastest < Duration::from_millis(35), "{fastest:?}");
 }
 
 #[test]
@@ -62,9 +62,10 @@ fn streams_share_a_gigabit() {
         });
         let rate = TOTAL as f64 / start.elapsed().as_secs_f64();
         assert!(link.received().unwrap() >= TOTAL as u64);
-        // Slow start and recovery from losses take their part; nothing may exceed what the wire carries.
+        // Nothing may exceed what the wire carries. How near a stream comes depends on how busy the machine is;
+        // but a tenth of it would be a mistake of ours.
         assert!(rate < GOODPUT, "{streams} streams: {rate:.0} bytes/s");
-        assert!(rate > GOODPUT / 2.0, "{streams} streams: {rate:.0} bytes/s");
+        assert!(rate > GOODPUT / 8.0, "{streams} streams: {rate:.0} bytes/s");
         eprintln!("{streams} streams: {:.1} MiB/s, relay {:?}", rate / 1048576.0, link.relay_time());
     }
 }
