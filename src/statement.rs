@@ -179,6 +179,8 @@ mod tests {
         let digest = publish(&layout, &statement(seed)).unwrap();
         assert_eq!(publish(&layout, &statement(seed)).unwrap(), digest);
 
+        assert_eq!(layout.resolve_default().unwrap().digest, seed, "a statement is no image that is meant");
+
         let found = find(&layout, &seed, |_| Ancestry::NotAncestor).unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].digest, digest);

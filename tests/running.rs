@@ -101,8 +101,12 @@ fn what_it_cost_is_said_on_demand() {
 fn signals_reach_the_command() {
     let (program, seed) = program();
     let script = "trap 'echo caught; exit 9' TERM; echo ready; while :; do sleep 0.05; done";
-    let mut child =
-        program.command(["run", &seed, "--", "sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = program
+        .command(["run", &seed, "--", "sh", "-c", script])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert_eq!(lines.next().unwrap().unwrap(), "ready");
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();

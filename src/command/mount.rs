@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use rustix::process::geteuid;
 use seed_format::Digest;
 use seed_fuse::mount::{self, Refused, Request};
 use seed_image::reference::Reference;
@@ -98,7 +99,14 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
     let program = std::env::current_exe().context(|| "cannot find this program, which serves the mount")?;
     // The server judges: what it has opened is what it mounts, and nothing is asked for twice.
     let ready = mount::start_detached(&program, &[SERVE_ARGUMENT.as_ref(), terms.as_ref()], &request)
-        .context(|| format!("cannot mount {}", args.seed))?;
+        .context(|| format!("cannot mount {}", args.seed));
+    let ready = if geteuid().is_root() {
+        ready?
+    } else {
+        ready.hint(
+            "only root can mount for others: `seed run`, `seed build` and `seed develop` need no root",
+        )?
+    };
     let reference = args.seed.with_digest(ready.state.digest);
     session.printer.note(format_args!("{reference} mounted in {}", seconds(ready.took)));
     session.printer.data(&Mounted {

@@ -60,6 +60,7 @@ impl Program {
             .env("HOME", self.home())
             .env("SEED_CACHE_DIR", self.home().join("cache"))
             .env("SEED_RUNTIME_DIR", self.home().join("run"))
+            .env("SEED_SANDBOX_RESULTS", self.home().join("results"))
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null());
         command

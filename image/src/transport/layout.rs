@@ -170,6 +170,21 @@ impl Layout {
         }
     }
 
+    /// Whether an entry is about another manifest, or a list of such. What cannot be read is not.
+    fn is_referrer(&self, entry: &Descriptor) -> bool {
+        let is_list = index::tag_of(entry).is_some_and(|tag| tag.starts_with("sha256-"));
+        let subject = || match ManifestKind::parse(
+            &self.manifest(&entry.digest).ok()?,
+            Some(&entry.media_type),
+        )
+        .ok()?
+        {
+            ManifestKind::Manifest(manifest) => manifest.subject,
+            ManifestKind::Index(index) => index.subject,
+        };
+        is_list || subject().is_some()
+    }
+
     /// The referrers that one entry of `index.json` stands for.
     fn referrers_in(&self, entry: &Descriptor, subject: &Digest) -> Result<Vec<Descriptor>, TransportError> {
         let bytes = self.manifest(&entry.digest)?;
@@ -210,7 +225,11 @@ impl Transport for Layout {
     }
 
     fn resolve_default(&self) -> Result<Descriptor, TransportError> {
-        let entries = self.list()?;
+        let mut entries = self.list()?;
+        if entries.len() > 1 {
+            // What refers to an image, such as a statement about it, is none that anybody means.
+            entries.retain(|entry| !self.is_referrer(entry));
+        }
         match entries.as_slice() {
             [] => Err(self.not_found("image".into())),
             [entry] => describe(&self.manifest(&entry.digest)?, Some(&entry.media_type), &|| self.place()),

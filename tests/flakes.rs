@@ -1,0 +1,138 @@
+//! A real project from its flake to a build: packed with Nix, then built where there is none. Needs root,
+//! /dev/fuse and the test environment of `tests/nix`.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod program;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use program::{Program, Run};
+
+/// The demo project in a repository, and the program.
+struct Checkout {
+    program: Program,
+    dir: PathBuf,
+}
+
+impl Checkout {
+    fn new() -> Self {
+        let program = Program::new();
+        let dir = program.home().join("sprout");
+        let made = Command::new(script("project")).arg(&dir).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let checkout = Self { program, dir };
+        checkout.git(&["init", "--quiet", "--initial-branch=main"]);
+        for (key, value) in
+            [("user.name", "Test"), ("user.email", "test@example.org"), ("commit.gpgsign", "false")]
+        {
+            checkout.git(&["config", key, value]);
+        }
+        checkout.git(&["remote", "add", "origin", "git@example.org:acme/sprout.git"]);
+        checkout.git(&["add", "."]);
+        checkout.git(&["commit", "--quiet", "--message", "first"]);
+        checkout
+    }
+
+    fn git(&self, args: &[&str]) -> String {
+        let output = Command::new("git").arg("-C").arg(&self.dir).args(args).output().unwrap();
+        assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Runs `seed` in the project, on a machine with Nix.
+    fn with_nix(&self, args: &[&str]) -> Run {
+        let seed = self.program.command(args);
+        let mut command = Command::new(script("run"));
+        // The environment is found in the tester's cache, before `seed` gets a home of its own.
+        command.arg("env").args(
+            seed.get_envs()
+                .filter_map(|(name, value)| Some(format!("{}={}", name.to_str()?, value?.to_str()?))),
+        );
+        command.arg(seed.get_program()).args(seed.get_args()).current_dir(&self.dir);
+        Run::of(&mut command)
+    }
+
+    /// Runs `seed` in the project, on a machine without Nix.
+    fn without_nix(&self, args: &[&str]) -> Run {
+        let hide = r#"[ ! -d /nix ] || mount -t tmpfs none /nix
+            for nix in $(type -ap nix); do mount --bind /dev/null "$nix"; done; exec "$@""#;
+        let seed = self.program.command(args);
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--net", "--propagation", "private", "--", "bash", "-euc", hide, "seed"]);
+        command.arg(seed.get_program()).args(seed.get_args()).current_dir(&self.dir);
+        for (name, value) in seed.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Run::of(&mut command)
+    }
+
+    fn change(&self, version: &str) {
+        fs::write(self.dir.join("VERSION"), format!("{version}\n")).unwrap();
+    }
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nix").join(name)
+}
+
+#[test]
+fn a_project_is_packed_once_and_built_anywhere() {
+    let checkout = Checkout::new();
+    let seed = format!("oci:{}", checkout.program.home().join("seeds").display());
+    let build = ["build", "--seed", &seed, "--json", "--record", "record.json"];
+
+    // Nothing is recorded: the seed is packed, proved, recorded and committed, and the build goes on.
+    let run = checkout.with_nix(&[&build[..], &["--commit", "--no-link"]].concat()).ended_with(0);
+    let first = &run.json()[0];
+    let lock: serde_json::Value =
+        serde_json::from_slice(&fs::read(checkout.dir.join(".seed.lock")).unwrap()).unwrap();
+    let digest = lock["x86_64-linux"].as_str().unwrap();
+    assert_eq!(first["seed"], digest);
+    assert_eq!(checkout.git(&["show", "--name-only", "--format=", "HEAD"]), ".seed.lock");
+    assert_eq!(
+        checkout.git(&["log", "-1", "--format=%s"]),
+        format!("seed: Record {digest} for x86_64-linux")
+    );
+
+    // From here on there is no Nix. Its statement is found, and the attested commit is an ancestor.
+    checkout.change("2.0");
+    let run = checkout.without_nix(&build).ended_with(0);
+    for phase in ["resolve", "verify", "mount", "evaluation", "build", "fetched"] {
+        assert!(run.stderr.contains(phase), "{phase}\n{}", run.stderr);
+    }
+    let second = &run.json()[0];
+    assert_eq!(second["source"]["uri"], "git+https://example.org/acme/sprout");
+    assert_eq!(second["source"]["dirty"], true);
+    assert_ne!(second["targets"][0]["outputs"], first["targets"][0]["outputs"]);
+    let record: serde_json::Value =
+        serde_json::from_slice(&fs::read(checkout.dir.join("record.json")).unwrap()).unwrap();
+    assert_eq!(&record, second);
+    assert!(checkout.dir.join("result-bin/bin/sprout").is_file());
+
+    // The same source gives the same bytes again.
+    let again = checkout.without_nix(&build).ended_with(0);
+    assert_eq!(again.json()[0]["targets"], second["targets"]);
+
+    let run =
+        checkout.without_nix(&["develop", "--seed", &seed, "--command", "sh", "-c", "gcc --version; exit 5"]);
+    assert!(run.ended_with(5).stdout.contains("gcc"));
+    checkout.without_nix(&["build", "--seed", &seed, ".#none"]).ended_with(1).says("none");
+
+    // A changed lock, and a project from elsewhere, are refused before anything runs.
+    let flake_lock = fs::read_to_string(checkout.dir.join("flake.lock")).unwrap();
+    fs::write(checkout.dir.join("flake.lock"), format!("{flake_lock}\n")).unwrap();
+    checkout.without_nix(&build).ended_with(3).says("flake.lock").says("seed pack --lock");
+    fs::write(checkout.dir.join("flake.lock"), flake_lock).unwrap();
+    checkout.git(&["remote", "set-url", "origin", "git@example.org:someone/fork.git"]);
+    checkout.without_nix(&build).ended_with(3).says("git+https://example.org/acme/sprout");
+    checkout.git(&["remote", "set-url", "origin", "https://example.org/acme/sprout"]);
+    checkout.git(&["checkout", "--quiet", "--orphan", "other"]);
+    checkout.git(&["commit", "--quiet", "--all", "--message", "another history"]);
+    checkout.without_nix(&build).ended_with(3).says("not an ancestor of HEAD");
+}
