@@ -26,7 +26,7 @@ pub(crate) fn closure(real_store: &Path, fills: &[(StorePath, Fill<'_>)]) -> Clo
     let mut before = None;
     for (path, fill) in fills {
         let real = closure.real_path(path);
-        if !real.exists() {
+        if fs::symlink_metadata(&real).is_err() {
             fill(&real);
         }
         let (nar_hash, nar_size) = tree::nar_hash(&real).unwrap();

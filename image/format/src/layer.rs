@@ -42,7 +42,7 @@ pub struct Options {
 impl Default for Options {
     /// What `docs/format-measurements.md` found best.
     fn default() -> Self {
-        Self { level: 6, chunk_size: 256 << 10 }
+        Self { level: 3, chunk_size: 256 << 10 }
     }
 }
 
