@@ -30,10 +30,10 @@ pub const CA_SCHEMA_VERSION: &str = "3";
 const REGISTRATION_TIME: i64 = 1;
 
 /// The tables, with the text that Nix itself creates them by.
-const SCHEMA: &str = include_str!("database/schema.sql");
+pub(crate) const SCHEMA: &str = include_str!("database/schema.sql");
 
 /// The tables of content-addressed derivations.
-const CA_SCHEMA: &str = include_str!("database/ca-schema.sql");
+pub(crate) const CA_SCHEMA: &str = include_str!("database/ca-schema.sql");
 
 /// Why a database cannot be made.
 #[derive(Debug, thiserror::Error)]

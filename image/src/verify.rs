@@ -30,7 +30,7 @@ mod database;
 mod frames;
 mod layer;
 
-pub use database::DatabaseFault;
+pub use database::{DatabaseFault, check as check_database};
 
 /// What was verified.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

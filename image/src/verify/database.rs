@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use rusqlite::{Connection, OpenFlags};
 use seed_format::index::PathInput;
 
+use crate::database::{CA_SCHEMA, SCHEMA};
+
 /// How the database contradicts the index, or why that cannot be told.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseFault {
@@ -22,6 +24,9 @@ pub enum DatabaseFault {
     /// SQLite cannot read the database.
     #[error("the database cannot be read")]
     Sqlite(#[from] rusqlite::Error),
+    /// The tables are others than those of Nix.
+    #[error("the database has other tables than a seed's")]
+    Schema,
     /// A path is registered otherwise than the index says.
     #[error("{0} is registered with another hash, size or set of references, or not at all")]
     Path(String),
@@ -30,13 +35,14 @@ pub enum DatabaseFault {
     Unknown(String),
 }
 
-/// Checks that `database` registers `paths`, and nothing else.
-pub(super) fn check(database: &[u8], paths: &[PathInput]) -> Result<(), DatabaseFault> {
+/// Checks that the SQLite file `database`, given as its bytes, registers `paths`, and nothing else.
+pub fn check(database: &[u8], paths: &[PathInput]) -> Result<(), DatabaseFault> {
     let file = Scratch::with(database)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(&file.0, flags)?;
     // The file may be anybody's: run no code from its schema, and trust no cell of its pages.
     connection.execute_batch("pragma trusted_schema = off; pragma cell_size_check = on;")?;
+    check_schema(&connection)?;
 
     let mut registered: BTreeSet<(String, String, i64)> = BTreeSet::new();
     let mut statement = connection.prepare("select path, hash, narSize from ValidPaths")?;
@@ -72,6 +78,26 @@ pub(super) fn check(database: &[u8], paths: &[PathInput]) -> Result<(), Database
         (None, Some((path, _))) => Err(DatabaseFault::Path(path)),
         (None, None) => Ok(()),
     }
+}
+
+/// Checks that the tables are those that packing makes. A view or a generated column of the same name would
+/// make the queries run what the file's maker likes, for as long as they like.
+fn check_schema(connection: &Connection) -> Result<(), DatabaseFault> {
+    let found = schema(connection)?;
+    let expected = Connection::open_in_memory()?;
+    expected.execute_batch(SCHEMA)?;
+    if found == schema(&expected)? {
+        return Ok(());
+    }
+    expected.execute_batch(CA_SCHEMA)?;
+    if found == schema(&expected)? { Ok(()) } else { Err(DatabaseFault::Schema) }
+}
+
+/// Kind, name and text of all that a database defines.
+fn schema(connection: &Connection) -> Result<BTreeSet<(String, String, Option<String>)>, rusqlite::Error> {
+    let mut statement = connection.prepare("select type, name, sql from sqlite_master limit 100")?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    rows.collect()
 }
 
 /// A file that only this process knows, and that is removed in the end.
@@ -151,6 +177,16 @@ mod tests {
             change(&mut paths);
             assert!(check(&database, &paths).is_err(), "change {n}");
         }
+    }
+
+    #[test]
+    fn a_view_that_never_ends_is_not_asked() {
+        let scratch = tempfile::tempdir().unwrap();
+        let file = scratch.path().join("db");
+        let endless = "create view ValidPaths as with recursive n(x) as (select 1 union all select x from n)
+                       select x as path, x as hash, x as narSize from n where x > 1; create table Refs (a);";
+        Connection::open(&file).unwrap().execute_batch(endless).unwrap();
+        assert!(matches!(check(&fs::read(file).unwrap(), &[]), Err(DatabaseFault::Schema)));
     }
 
     #[test]

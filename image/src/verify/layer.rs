@@ -181,7 +181,8 @@ impl Reading {
                 io::copy(&mut tee, &mut io::sink()).map_err(|source| VerifyError::Blob { layer, source })?;
             }
         }
-        let (chunks, frames, checksum, kept) = body.finish();
+        let Body { chunks, frames, checksum, kept, read, .. } = body.finish();
+        let checksum = (read > 0).then(|| checksum.finish());
         self.database = kept.or(self.database.take());
         self.write_canonical(&[0; tar::BLOCK][..tar::padding(size)]);
         self.tar_split_member(&entry, &header, size, checksum);
@@ -388,11 +389,10 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// Chunks, their frames, the checksum if there are bytes, and the bytes if they are kept.
-    fn finish(mut self) -> (Vec<Chunk>, Vec<usize>, Option<[u8; 8]>, Option<Vec<u8>>) {
+    /// Ends the last chunk, and with it the contents.
+    fn finish(mut self) -> Self {
         self.end_chunk();
-        let checksum = (self.read > 0).then(|| self.checksum.finish());
-        (self.chunks, self.frames, checksum, self.kept)
+        self
     }
 }
 

@@ -1,0 +1,6 @@
+//! The outputs that a `.drv` file names.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let _ = seed_image::database::outputs(data);
+});
