@@ -204,3 +204,17 @@ fn hash(store: &OwnedFd, path: &StorePath) -> Result<(Digest, u64), SandboxError
     seed_image::tree::nar_hash(&path_in(store, path))
         .map_err(|source| SandboxError::Output { path: path.to_string(), source: io::Error::other(source) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_is_read_as_one() {
+        let place = tempfile::tempdir().unwrap();
+        assert_eq!(flake_of_workspace(place.path()), "path:///workspace");
+        // In a work tree beside the main one it is a file.
+        std::fs::write(place.path().join(".git"), "gitdir: elsewhere").unwrap();
+        assert_eq!(flake_of_workspace(place.path()), "git+file:///workspace");
+    }
+}

@@ -14,6 +14,7 @@ use seed_policy::{Approved, Evidence, Pin, Policy, decide};
 use seed_sandbox::{Command, Exit, Lower, Sandbox, Scratch, Spec, Stdio, Workspace, environment};
 use tempfile::TempDir;
 
+use crate::demo;
 use crate::probe;
 use crate::seed::{self, PackedSeed};
 
@@ -47,6 +48,9 @@ pub(crate) fn run(tests: &[Test]) -> ExitCode {
         }
     }
     let also = if root && !ordinary { run_as_ordinary_user() } else { true };
+    if let Some(place) = demo::made().filter(|_| std::env::var_os(demo::PLACE).is_none()) {
+        fs::remove_dir_all(place).unwrap();
+    }
     if failed.is_empty() && also {
         return ExitCode::SUCCESS;
     }
@@ -80,11 +84,13 @@ fn run_as_ordinary_user() -> bool {
         fs::set_permissions(&node, Permissions::from_mode(0o666)).unwrap();
         node.to_str().unwrap().to_owned()
     };
+    let demo = demo::made().map(|place| (demo::PLACE, place));
     std::process::Command::new("unshare")
         .args(["--mount", "--propagation", "private", "sh", "-euc", line, "sh", &node, &USER.to_string()])
         .arg(&program)
         .args(std::env::args_os().skip(1))
         .env(ORDINARY, &program)
+        .envs(demo)
         .env("TMPDIR", &home)
         .env("HOME", &home)
         .current_dir(&home)

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a program of tests, which clippy takes for an ordinary one
 
 mod commands;
+mod demo;
 mod harness;
 mod isolation;
 mod killed;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
         Some(probe::ROLE) => probe::main(arguments),
+        Some(demo::ROLE) => demo::pack_demo(arguments),
         Some(killed::ROLE) => killed::supervise(arguments),
         Some(terminal::ROLE) => terminal::interactive(arguments),
         Some(writing::CONTAINER) => writing::in_container(arguments),
@@ -31,5 +33,5 @@ fn main() -> ExitCode {
 }
 
 fn tests() -> Vec<Test> {
-    [commands::TESTS, isolation::TESTS, writing::TESTS, terminal::TESTS, killed::TESTS].concat()
+    [commands::TESTS, isolation::TESTS, writing::TESTS, terminal::TESTS, killed::TESTS, demo::TESTS].concat()
 }

@@ -94,7 +94,7 @@ pub(crate) fn open(layout: &Path, digest: &Digest) -> Lower {
     Lower::Seed(open_seed(transport(layout), digest, &OpenOptions::default()).unwrap())
 }
 
-fn transport(layout: &Path) -> std::sync::Arc<dyn transport::Transport> {
+pub(crate) fn transport(layout: &Path) -> std::sync::Arc<dyn transport::Transport> {
     transport::open(&Location::Layout(layout.to_owned()), &TransportOptions::default()).unwrap()
 }
 
