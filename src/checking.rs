@@ -70,7 +70,7 @@ fn verdict(reference: &Reference, outcomes: &[Outcome]) -> Result<()> {
             "{reference} is not complete: {count} of {} outputs fail",
             outcomes.len()
         )))
-        .hint("what the rules put into a seed is in docs/format.md; --no-check packs without this proof"),
+        .hint("pack a new seed with `seed pack --lock`; where that fails too, the project needs what its lock does not fix"),
     }
 }
 
@@ -123,6 +123,7 @@ fn replay(
 
 /// Why each path would be in a seed of the project. Nix is asked again; without it the rules stay unknown.
 fn rules(session: &Session<'_>, project: &Project) -> Option<Record> {
+    let scratch = Temporary::new(session, "capture").ok()?;
     let phases = Phases::new(session.printer);
     let request = FlakeRequest {
         flake: ".".into(),
@@ -130,7 +131,7 @@ fn rules(session: &Session<'_>, project: &Project) -> Option<Record> {
         attributes: Vec::new(),
         system: System::current().to_string(),
         store: None,
-        scratch: session.config.cache.dir.join("capture"),
+        scratch: scratch.path().to_owned(),
         derivations: true,
     };
     let captured =
@@ -139,7 +140,9 @@ fn rules(session: &Session<'_>, project: &Project) -> Option<Record> {
     match captured {
         Ok(captured) => Some(captured.record),
         Err(error) => {
-            session.printer.note(format_args!("which rules are broken is not known without Nix: {error}"));
+            session.printer.note(format_args!(
+                "which rules are broken is not known, for the project cannot be captured: {error}"
+            ));
             None
         }
     }

@@ -21,6 +21,7 @@ use crate::place::{self, Place};
 use crate::printer::{Phases, bytes};
 use crate::project::Project;
 use crate::session::{Judge, Session};
+use crate::temporary::Temporary;
 use crate::{checking, nix_settings, statement};
 
 /// How to make the layers and the image.
@@ -130,8 +131,7 @@ pub(crate) fn pack_project(
 ) -> Result<PackedSeed> {
     check_destination(&request.to)?;
     let phases = Phases::new(session.printer);
-    let scratch = session.config.cache.dir.join("capture");
-    std::fs::create_dir_all(&scratch).context(|| format!("cannot make {}", scratch.display()))?;
+    let scratch = Temporary::new(session, "capture")?;
     let nix = Nix::find()?;
     let flake = FlakeRequest {
         flake: ".".into(),
@@ -139,7 +139,7 @@ pub(crate) fn pack_project(
         attributes: request.attributes.clone(),
         system: request.system.to_string(),
         store: request.store.clone(),
-        scratch,
+        scratch: scratch.path().to_owned(),
         derivations: true,
     };
     let captured = capture::flake(&flake, &nix, &phases)

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::error::{Result, ResultExt};
 use crate::printer::Printer;
+use crate::{sandboxes, temporary};
 
 /// The operator's policy.
 const POLICY_FILE: &str = "/etc/nix-seed/policy.toml";
@@ -102,10 +103,14 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Takes away what killed mounts have left. Gives the directories of those mounts.
+    /// Takes away what killed mounts, builds and commands have left. Gives the directories of those mounts.
     ///
     /// That it fails is no reason not to do what was asked for.
     pub(crate) fn sweep(&self) -> Vec<PathBuf> {
+        temporary::sweep(self);
+        if let Err(error) = seed_sandbox::scratch::sweep(&sandboxes::scratch(self)) {
+            self.printer.warn(format_args!("cannot take away what killed builds have left: {error}"));
+        }
         match mount::sweep(&self.runtime()) {
             Ok(swept) => {
                 for directory in &swept.unmounted {

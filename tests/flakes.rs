@@ -124,6 +124,26 @@ fn a_project_is_packed_once_and_built_anywhere() {
     assert!(run.ended_with(5).stdout.contains("gcc"));
     checkout.without_nix(&["build", "--seed", &seed, ".#none"]).ended_with(1).says("none");
 
+    // What the seed lacks is named, with the rule by which it should be there.
+    let flake = fs::read_to_string(checkout.dir.join("flake.nix")).unwrap();
+    let changed = flake.replacen(
+        "pname = \"sprout-vendored\";\n        version = \"1\"",
+        "pname = \"sprout-vendored\";\n        version = \"2\"",
+        1,
+    );
+    assert_ne!(changed, flake);
+    fs::write(checkout.dir.join("flake.nix"), changed).unwrap();
+    let by_digest = format!("{seed}@{digest}");
+    let run = checkout.with_nix(&["check", &by_digest]).ended_with(1).says("is not complete");
+    assert!(run.stdout.contains("sprout-vendored-2 is missing: it breaks rule 4"), "{}", run.stdout);
+    fs::write(checkout.dir.join("flake.nix"), flake).unwrap();
+    let run = checkout.without_nix(&["check", &by_digest, "--json"]).ended_with(0);
+    assert!(
+        run.json().len() >= 3 && run.json().iter().all(|outcome| outcome["complete"] == true),
+        "{}",
+        run.stdout
+    );
+
     // A changed lock, and a project from elsewhere, are refused before anything runs.
     let flake_lock = fs::read_to_string(checkout.dir.join("flake.lock")).unwrap();
     fs::write(checkout.dir.join("flake.lock"), format!("{flake_lock}\n")).unwrap();

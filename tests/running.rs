@@ -115,3 +115,23 @@ fn signals_reach_the_command() {
     let scratch = program.home().join("cache/scratch");
     assert_eq!(fs::read_dir(scratch).unwrap().count(), 0);
 }
+
+/// What a killed command has left, the next one takes away.
+#[test]
+fn nothing_is_left_after_a_kill() {
+    let (program, seed) = program();
+    let script = "echo ready; exec sleep 1000";
+    let mut child =
+        program.command(["run", &seed, "--", "sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    kill_process(Pid::from_child(&child), Signal::KILL).unwrap();
+    child.wait().unwrap();
+    // The pipe ends when everything inside has.
+    assert!(lines.next().is_none());
+    let left = program.home().join("cache/tmp/source-1");
+    fs::create_dir_all(left.join("deep")).unwrap();
+    program.run(["status"]).ended_with(0);
+    assert!(!left.exists());
+    assert_eq!(fs::read_dir(program.home().join("cache/scratch")).unwrap().count(), 0);
+}

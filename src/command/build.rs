@@ -21,6 +21,8 @@ use crate::{packing, sandboxes, signals, targets};
 ///
 /// The seed's digest is read from .seed.lock. Where none is recorded for this system, the seed is packed
 /// and recorded first. Prints the store path of each output.
+///
+/// A seed's Nix before 2.20 gets the files that git tracks without the commit: `self.rev` is not there.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -11,7 +11,6 @@ use serde::Serialize;
 use crate::config::ByteSize;
 use crate::error::{Result, ResultExt};
 use crate::printer::bytes;
-use crate::sandboxes;
 use crate::session::Session;
 
 /// Bound the cache, and take away what dead mounts and builds have left
@@ -41,7 +40,6 @@ struct Collected {
 
 pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
     session.sweep();
-    seed_sandbox::scratch::sweep(&sandboxes::scratch(session))?;
     let limit = args.size.unwrap_or(session.config.cache.size).bytes();
     let directory = session.chunk_cache();
     let report = match fs::metadata(&directory) {

@@ -113,6 +113,7 @@ pub(crate) struct Image {
 }
 
 pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
+    session.sweep();
     let system = args.system.clone().unwrap_or_else(System::current);
     let shape = Shape {
         level: args.layers.level,
