@@ -1,56 +1,15 @@
-//! The bytes of a seed's index, and what the scheduler needs of them.
+//! A seed's index, and what the scheduler needs of it.
 
-use std::fs::File;
-use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use memmap2::Mmap;
 use seed_format::Digest;
 use seed_format::index::Index;
 
 use crate::fetch::{ChunkId, ChunkMap, ChunkPlace};
 
-/// An opened index, in memory or mapped.
-pub type SeedIndex = Index<IndexBytes>;
-
-/// The bytes of an index, which were verified and cannot change.
-#[derive(Debug)]
-pub enum IndexBytes {
-    /// In memory.
-    Owned(Vec<u8>),
-    /// Mapped from a file that nobody else can open.
-    Mapped(PrivateMap),
-}
-
-impl AsRef<[u8]> for IndexBytes {
-    fn as_ref(&self) -> &[u8] {
-        match self {
-            Self::Owned(bytes) => bytes,
-            Self::Mapped(map) => &map.0,
-        }
-    }
-}
-
-/// A read-only map of a file without a name, which only this process has open.
-#[derive(Debug)]
-pub struct PrivateMap(Mmap);
-
-impl PrivateMap {
-    /// Writes `bytes` to an unnamed file in memory, seals it, and maps it. The kernel may take its pages out
-    /// of the process when memory is short, which it cannot with memory of the process itself.
-    #[allow(unsafe_code)]
-    pub fn of(bytes: &[u8]) -> io::Result<Self> {
-        use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-        let file = File::from(memfd_create("seed-index", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
-        io::Write::write_all(&mut &file, bytes)?;
-        fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-        // SAFETY: the file has no name and is sealed, so that it can be neither written to nor cut short
-        // by anybody while it is mapped.
-        let map = unsafe { Mmap::map(&file)? };
-        Ok(Self(map))
-    }
-}
+/// An opened index, in memory. Nobody else can change it there, and it is small: 20 MB for 97,000 files.
+pub type SeedIndex = Index<Vec<u8>>;
 
 /// The chunks of an index.
 #[derive(Debug, Clone)]

@@ -217,13 +217,13 @@ struct Mount {
     state: MountState,
     fs: Arc<SeedFs>,
     mounted: Mounted,
+    signals: Signals,
     took: Duration,
 }
 
 impl Mount {
     fn make(request: &Request, judge: Judge<'_>) -> Result<Self, MountError> {
         let begin = Instant::now();
-        bound_allocator();
         let failed = |source| MountError::Directory { directory: request.directory.clone(), source };
         let directory = request.directory.canonicalize().map_err(failed)?;
         let fs = open(request)?;
@@ -247,12 +247,14 @@ impl Mount {
             namespace: namespace().unwrap_or_default(),
             log,
         };
+        // Before there is a mount to leave behind: a signal that comes early waits until it is served.
+        let signals = Signals::new([SIGTERM, SIGINT]).map_err(MountError::Spawn)?;
         prepare(&request.runtime)?;
         write_state(&request.runtime, &state)?;
         match mount_with_state(request, &state, &fs) {
             Ok(mounted) => {
                 let (runtime, took) = (request.runtime.clone(), begin.elapsed());
-                Ok(Self { runtime, state, fs, mounted, took })
+                Ok(Self { runtime, state, fs, mounted, signals, took })
             }
             Err(error) => {
                 runtime::remove(&request.runtime, &state.id);
@@ -267,8 +269,7 @@ impl Mount {
     }
 
     fn serve(self) -> Result<(), MountError> {
-        let Self { runtime, state, mounted, .. } = self;
-        let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(MountError::Spawn)?;
+        let Self { runtime, state, mounted, mut signals, .. } = self;
         let (on_signal, signal_runtime) = (state.clone(), runtime.clone());
         let end = move || {
             if signals.forever().next().is_some() {
@@ -371,19 +372,3 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
-
-/// Keeps freed memory from piling up: by default glibc's allocator has eight pools for each processor, and
-/// raises the size from which it returns memory at once to the largest that was ever freed.
-#[cfg(target_env = "gnu")]
-#[allow(unsafe_code)]
-fn bound_allocator() {
-    // SAFETY: mallopt only sets parameters of the allocator; these are documented in mallopt(3).
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 2);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 20);
-    }
-}
-
-#[cfg(not(target_env = "gnu"))]
-fn bound_allocator() {}

@@ -13,8 +13,9 @@ use seed_image::manifest::Descriptor;
 use seed_image::seed::{Outline, Seed, SeedError};
 use seed_image::transport::{Transport, TransportError};
 
+use super::allocator::bound_allocator;
 use crate::fetch::{self, FetchError, Fetcher};
-use crate::index::{IndexBytes, IndexedChunks, PrivateMap, SeedIndex};
+use crate::index::{IndexedChunks, SeedIndex};
 use crate::source::TransportSource;
 use crate::stats::{Counters, Stats};
 use crate::store::{ChunkStore, StoreConfig, StoreError};
@@ -69,9 +70,9 @@ pub enum OpenError {
     /// The index speaks of other layers than the manifest.
     #[error("the index speaks of layer {0}, which the manifest does not have with that size")]
     ForeignLayer(Digest),
-    /// The index cannot be held in memory.
-    #[error("the index cannot be held in memory")]
-    Memory(#[source] io::Error),
+    /// The thread that read the index panicked.
+    #[error("the index was not read to its end")]
+    Panicked,
     /// The cache cannot be used.
     #[error("the cache cannot be used")]
     Store(#[from] StoreError),
@@ -97,7 +98,7 @@ impl OpenError {
             | Self::IndexDigest { .. }
             | Self::Index { .. }
             | Self::ForeignLayer(_) => true,
-            Self::Seed(_) | Self::Memory(_) | Self::Store(_) | Self::Fetch(_) => false,
+            Self::Seed(_) | Self::Panicked | Self::Store(_) | Self::Fetch(_) => false,
         }
     }
 }
@@ -114,6 +115,8 @@ pub struct SeedFs {
 /// Opens the seed with this manifest digest: two round trips to a registry, the manifest first, then the
 /// configuration and the index together.
 ///
+/// The process's allocator is bounded by this: it gives freed memory back sooner.
+///
 /// Everything is verified from the digest down: the manifest against `digest`, the configuration and the
 /// index layer against the manifest, and later every chunk against the index.
 pub fn open_seed(
@@ -121,12 +124,12 @@ pub fn open_seed(
     digest: &Digest,
     options: &OpenOptions,
 ) -> Result<Arc<SeedFs>, OpenError> {
+    bound_allocator();
     let outline = Outline::read(&*transport, digest)?;
     let (seed, index) = thread::scope(|scope| {
         let index = scope.spawn(|| read_index(&*transport, &outline, options.cache.as_deref()));
         let seed = outline.clone().complete(&*transport);
-        let panicked = |_| Err(OpenError::Memory(io::Error::other("the reader of the index panicked")));
-        (seed, index.join().unwrap_or_else(panicked))
+        (seed, index.join().unwrap_or(Err(OpenError::Panicked)))
     });
     let (seed, index) = (seed?, index?);
     check_layers(&index, &seed)?;
@@ -142,7 +145,11 @@ pub fn open_seed(
     let mut fetch = options.fetch.clone();
     let whole: u64 = index.layers().iter().map(|layer| layer.virtual_size).sum();
     if fetch.fill && whole > options.cache_limit / 4 * 3 {
-        tracing::info!(seed = whole, limit = options.cache_limit, "the cache is too small to hold the whole seed");
+        tracing::info!(
+            seed = whole,
+            limit = options.cache_limit,
+            "the cache is too small to hold the whole seed"
+        );
         fetch.fill = false;
     }
     let fetcher = Fetcher::start(
@@ -216,9 +223,7 @@ fn read_index(
     };
     let bytes = outline.extract_index(&blob)?;
     drop(blob);
-    let map = PrivateMap::of(&bytes).map_err(OpenError::Memory)?;
-    drop(bytes);
-    Index::open(IndexBytes::Mapped(map)).map_err(|source| OpenError::Index { layer: layer.digest, source })
+    Index::open(bytes).map_err(|source| OpenError::Index { layer: layer.digest, source })
 }
 
 /// The layer's blob from the cache, if it is there and right.

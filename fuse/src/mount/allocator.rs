@@ -1,0 +1,17 @@
+//! Memory of a process that serves a mount.
+
+/// Keeps freed memory from piling up: by default glibc's allocator has eight pools for each processor, and
+/// raises the size from which it returns memory at once to the largest that was ever freed.
+#[cfg(target_env = "gnu")]
+#[allow(unsafe_code)]
+pub(super) fn bound_allocator() {
+    // SAFETY: mallopt only sets parameters of the allocator; these are documented in mallopt(3).
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 20);
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+pub(super) fn bound_allocator() {}
