@@ -1,8 +1,11 @@
 //! Other programs take a seed for what it is: an ordinary image.
 
+// All of this crate is tests, helpers included.
+#![allow(clippy::unwrap_used)]
+
 mod podman;
 mod support;
 
+#[allow(dead_code)] // Shared with the tests of transports, which use all of it.
 #[path = "../transport/support/servers.rs"]
-#[allow(dead_code)] // shared with the tests of transports, which use all of it
 mod servers;
