@@ -177,8 +177,8 @@ pub enum CaptureError {
     Unlocked {
         /// The flake.
         flake: String,
-        /// What Nix said.
-        source: NixError,
+        /// What Nix said, if it was Nix that found out.
+        source: Option<NixError>,
     },
     /// The lock cannot be used.
     #[error("cannot capture {flake}")]
@@ -333,6 +333,12 @@ pub fn changed_source(from: &Path, to: &Path, contents: bool) -> Result<(), Capt
     perturb::copy(from, to, change).map_err(|source| CaptureError::Io { path: from.to_owned(), source })
 }
 
+/// Copies the source tree `from` to the new directory `to`, changed in every file and directory so that the
+/// hash of each part is another, and so that it still evaluates and builds: what proves a seed is built of it.
+pub fn perturb(from: &Path, to: &Path) -> io::Result<()> {
+    perturb::copy(from, to, Change::Shape)
+}
+
 /// Captures plain store paths, with all that they refer to, from the store below `root` (`/` is the
 /// machine's own).
 pub fn paths(paths: &[StorePath], root: &Path) -> Result<Closure, CaptureError> {
@@ -433,6 +439,8 @@ struct Metadata {
     url: Option<String>,
     revision: Option<String>,
     locked: LockedSource,
+    /// The lock as Nix would have it.
+    locks: serde_json::Value,
 }
 
 #[derive(Deserialize)]
@@ -460,6 +468,11 @@ impl Capture<'_> {
         let text = read_lock(&file).map_err(|source| CaptureError::Io { path: file, source })?;
         let failed = |source| CaptureError::Lock { flake: flake.clone(), source };
         let lock = text.as_deref().map_or_else(|| Ok(Lock::empty()), Lock::parse).map_err(failed)?;
+        // Nix 2.8 makes up for what a lock lacks, whatever it is told.
+        let complete = Lock::parse(metadata.locks.to_string().as_bytes()).map_err(failed)?;
+        if complete != lock {
+            return Err(CaptureError::Unlocked { flake: flake.clone(), source: None });
+        }
         let nar_hash = self.nar_hash(&self.root, &metadata)?;
         Ok(Project {
             source: Source::new(metadata.path, &nar_hash, &directory, "lastModified=1"),
@@ -486,7 +499,7 @@ impl Capture<'_> {
             .arg(&flake);
         command.json().map_err(|error| match error {
             NixError::Failed { ref stderr, .. } if stderr.contains("--no-update-lock-file") => {
-                CaptureError::Unlocked { flake: self.request.flake.clone(), source: error }
+                CaptureError::Unlocked { flake: self.request.flake.clone(), source: Some(error) }
             }
             error => error.into(),
         })
@@ -699,5 +712,33 @@ fn find_lookups(tree: &Path, dir: &Path, notes: &mut Vec<Note>) -> io::Result<()
 }
 
 #[cfg(test)]
-#[path = "capture/tests.rs"]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_attribute_paths_apart() {
+        let names = |text: &str| attribute_path(text).ok();
+        let strings = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        assert_eq!(names("default"), strings(&["default"]));
+        assert_eq!(names("packages.x86_64-linux.\"a.b\""), strings(&["packages", "x86_64-linux", "a.b"]));
+        for text in ["", ".", "a..b", "a.", "\"a"] {
+            assert_eq!(names(text), None, "{text:?}");
+        }
+        let path = attribute_path("packages.\"a.b\"").unwrap();
+        assert_eq!(joined(&path), "packages.\"a.b\"");
+    }
+
+    #[test]
+    fn trusts_the_stores_of_the_machine() {
+        assert_eq!(substituters(None), ["auto?trusted=1"]);
+        assert_eq!(substituters(Some("/x?a=b")), ["/x?a=b&trusted=1", "auto?trusted=1"]);
+    }
+
+    #[test]
+    fn knows_what_is_in_the_store() {
+        let base = "00bgd045z0d4icpbc2yyz4gx48ak44la-nix-2.8.0";
+        let path = containing_store_path(Path::new(&format!("/nix/store/{base}/bin/nix"))).unwrap();
+        assert_eq!(path.base_name(), base);
+        assert_eq!(containing_store_path(Path::new("/usr/bin/nix")), None);
+    }
+}

@@ -159,8 +159,9 @@ fn insert_realisations<'a>(
     closure: &'a Closure,
     paths: &Ids<'_>,
 ) -> rusqlite::Result<RealisationIds<'a>> {
-    let mut insert =
-        database.prepare("insert into Realisations (drvPath, outputName, outputPath) values (?, ?, ?)")?;
+    let mut insert = database.prepare(
+        "insert into Realisations (drvPath, outputName, outputPath, signatures) values (?, ?, ?, '')",
+    )?;
     let mut ids = RealisationIds::new();
     for realisation in &closure.realisations {
         insert.execute(params![realisation.derivation, realisation.output, paths[&realisation.path]])?;

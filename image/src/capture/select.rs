@@ -187,5 +187,78 @@ impl Evaluations<'_> {
 }
 
 #[cfg(test)]
-#[path = "select_tests.rs"]
-mod tests;
+mod tests {
+    use super::*;
+    use crate::capture::evaluate::EvaluatedTarget;
+    use crate::derivation::{Derivation, Output};
+
+    fn path(n: u8, name: &str) -> StorePath {
+        StorePath::from_base_name(&format!("{}-{name}", char::from(b'0' + n).to_string().repeat(32))).unwrap()
+    }
+
+    fn derivation(out: StorePath, inputs: &[&StorePath], sources: &[&StorePath], fixed: bool) -> Derivation {
+        let outputs = [("out".to_owned(), Output { path: Some(out), fixed })].into();
+        let inputs = inputs.iter().map(|input| ((*input).clone(), ["out".to_owned()].into())).collect();
+        Derivation { outputs, inputs, sources: sources.iter().map(|source| (*source).clone()).collect() }
+    }
+
+    fn evaluation(derivations: &[(&StorePath, Derivation)], present: &[&StorePath]) -> Evaluation {
+        Evaluation {
+            targets: Vec::new(),
+            shell: None,
+            tools: None,
+            certificates: None,
+            derivations: derivations.iter().map(|(path, of)| ((*path).clone(), of.clone())).collect(),
+            imported: BTreeSet::new(),
+            present: present.iter().map(|path| (*path).clone()).collect(),
+            fetched: BTreeSet::new(),
+        }
+    }
+
+    #[test]
+    fn the_projects_own_is_left_out_and_its_inputs_are_not() {
+        let [app, library, tool, deep, vendored] =
+            [(0, "app.drv"), (1, "library.drv"), (2, "tool.drv"), (3, "deep.drv"), (4, "vendored.drv")]
+                .map(|(n, name)| path(n, name));
+        let [source, script, read] =
+            [(5, "source"), (6, "script"), (7, "read")].map(|(n, name)| path(n, name));
+        let out = |n| path(n, "out");
+        let common = [
+            (&tool, derivation(out(2), &[&deep], &[], false)),
+            (&deep, derivation(out(3), &[], &[], false)),
+            (&vendored, derivation(out(4), &[&deep], &[], true)),
+        ];
+        let own = [
+            (&app, derivation(out(0), &[&library, &tool, &vendored], &[&source, &script], false)),
+            (&library, derivation(out(1), &[&tool], &[&source], false)),
+        ];
+        let all: Vec<_> = common.iter().chain(&own).cloned().collect();
+        let mut original = evaluation(&all, &[&source, &script, &read, &tool]);
+        original.targets = vec![EvaluatedTarget {
+            attribute: ["packages", "x86_64-linux", "app"].map(str::to_owned).into(),
+            uses: Some(vec![Use { derivation: app.clone(), outputs: ["out".to_owned()].into() }]),
+        }];
+        let changed = [evaluation(&common, &[&script, &read, &tool])];
+        let select = |with_derivations| {
+            let inputs = BTreeSet::new();
+            Evaluations { original: &original, changed: &changed, inputs: &inputs, with_derivations }.select()
+        };
+        let output = |of: &StorePath| Item::Output { derivation: of.clone(), output: "out".to_owned() };
+        let expected: BTreeMap<Item, BTreeSet<Rule>> = [
+            (output(&tool), Rule::BuildInputs),
+            (output(&vendored), Rule::FixedOutputs),
+            (Item::Path(script.clone()), Rule::BuildInputs),
+            (Item::Path(read.clone()), Rule::Fetches),
+        ]
+        .map(|(item, rule)| (item, BTreeSet::from([rule])))
+        .into();
+        assert_eq!(select(false).0, expected);
+        let with = select(true).0;
+        for known in [&tool, &deep, &vendored] {
+            assert_eq!(with[&Item::Path(known.clone())], [Rule::Derivations].into());
+        }
+        for own in [&app, &library, &source] {
+            assert!(!with.contains_key(&Item::Path(own.clone())), "{own}");
+        }
+    }
+}
