@@ -28,6 +28,7 @@ pub(super) fn all(session: &Session<'_>) -> Vec<Finding> {
     findings.extend([
         user_namespaces(),
         file_system("overlayfs", "overlay", "the offline build writes above the read-only seed"),
+        erofs(),
         seccomp(),
         open_files(),
         cache(&session.config),
@@ -129,6 +130,13 @@ fn file_system(name: &'static str, kernel_name: &str, purpose: &str) -> Finding 
         return Finding::ok(name, "in the kernel");
     }
     Finding::warn(name, format!("not loaded; {purpose}"), format!("modprobe {kernel_name}"))
+}
+
+/// An index is an EROFS image that the kernel could mount. Mounts go through FUSE, and need no EROFS.
+fn erofs() -> Finding {
+    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    let known = known.lines().any(|line| line.split_whitespace().last() == Some("erofs"));
+    Finding::ok("EROFS", if known { "in the kernel" } else { "not in the kernel; not needed" })
 }
 
 fn seccomp() -> Finding {

@@ -1,0 +1,99 @@
+//! Seeds in a registry without the referrers API: Debian's docker-registry.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod program;
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+
+use program::Program;
+use program::seeds::Seeds;
+use seed_policy::core::{CoreStatement, Kind, NixConfig, Subject};
+
+/// A registry that ends with the test.
+struct Registry {
+    server: Child,
+    host: String,
+}
+
+impl Registry {
+    fn start(program: &Program) -> Self {
+        // The port is free again when the listener is dropped, and given to nobody else so soon.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let host = format!("127.0.0.1:{port}");
+        let root = program.home().join("registry");
+        let config = program.write(
+            "registry.yml",
+            format!(
+                "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: {host}}}\n",
+                root.display()
+            ),
+        );
+        let mut server = Command::new("docker-registry")
+            .arg("serve")
+            .arg(config)
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("Debian's docker-registry is installed");
+        let mut lines = BufReader::new(server.stderr.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains("listening on")), "the registry did not start");
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { server, host }
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+/// A statement that fits a seed which no project is compared with.
+fn statement(seed: seed_format::Digest) -> CoreStatement {
+    CoreStatement {
+        subject: Subject { name: "app.seed".into(), digest: seed },
+        kind: Kind::Seed,
+        system: seed_policy::System::current(),
+        output: "packages.x86_64-linux.seed".into(),
+        source: "git+https://github.com/acme/app".parse().unwrap(),
+        commit: "a".repeat(40).parse().unwrap(),
+        flake_lock: seed_format::Digest::of(b""),
+        nix_config: NixConfig::normalise("true", "", ""),
+        sbom: None,
+    }
+}
+
+#[test]
+fn a_seed_and_its_statement_go_to_a_registry_and_back() {
+    let program = Program::new();
+    let registry = Registry::start(&program);
+    let seeds = Seeds::below(program.home());
+    let packed = seeds.pack("main", &[('1', "one", b"1"), ('2', "two", &[5; 300_000])]);
+    let statement = statement(packed.digest);
+    seeds.refer(&packed.digest, seed_policy::core::MEDIA_TYPE, &statement.to_bytes().unwrap());
+
+    let there = format!("{}/acme/app.seed", registry.host);
+    let run = program.run(["copy", &seeds.reference(":main"), &format!("{there}:main")]).ended_with(0);
+    assert_eq!(run.stdout, format!("{there}@{}\n", packed.digest));
+
+    let by_digest = format!("{there}@{}", packed.digest);
+    let policy = program
+        .write("policy.toml", "sources = [\"git+https://github.com/acme/app\"]\nstatement = \"required\"\n");
+    let verify = ["verify", &by_digest, "--policy", policy.to_str().unwrap(), "--json"];
+    let verdict = &program.run(verify).ended_with(0).json()[0];
+    assert_eq!(verdict["statement"], statement.digest().unwrap().to_string());
+    program.write("policy.toml", "sources = [\"git+https://github.com/acme/other\"]\n");
+    program.run(verify).ended_with(3).says("does not list");
+
+    program.run(["verify", &format!("{there}:main"), "--deep"]).ended_with(3).says("--allow-tag");
+    let pulled = program.run(["pull", &by_digest, "--json"]).ended_with(0).json();
+    assert!(pulled[0]["requests"].as_u64().unwrap() > 0);
+    program.run(["copy", &by_digest, "oci:back:main", "--no-referrers"]).ended_with(0);
+    let verdict = &program.run(["verify", "oci:back:main", "--allow-tag", "--json"]).ended_with(0).json()[0];
+    assert!(verdict["statement"].is_null());
+    program.run(["inspect", &format!("{there}:none")]).ended_with(1).says("none");
+}
