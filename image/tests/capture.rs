@@ -406,12 +406,12 @@ fn captures_plain_paths() {
         let shell = shell.map(|name| StorePath::from_base_name(name.to_str().unwrap()).unwrap());
         let shell = shell.into_iter().find(|path| path.name().starts_with("bash-5") && !path.is_derivation());
         let shell = shell.expect("a bash");
-        let closure = paths(&[shell.clone()], Path::new("/")).unwrap();
+        let closure = paths(std::slice::from_ref(&shell), Path::new("/")).unwrap();
         assert!(closure.paths.contains_key(&shell) && closure.paths.len() > 2, "{:?}", closure.paths.keys());
         assert_eq!(closure.real_store, Path::new("/nix/store"));
         assert!(nix.starts_with("/nix/store"));
         let unknown = StorePath::from_base_name("00000000000000000000000000000000-unknown").unwrap();
-        let error = paths(&[unknown.clone()], Path::new("/")).unwrap_err().to_string();
+        let error = paths(std::slice::from_ref(&unknown), Path::new("/")).unwrap_err().to_string();
         assert!(error.contains(unknown.base_name()), "{error}");
     });
 }
