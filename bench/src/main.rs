@@ -53,6 +53,10 @@ struct Arguments {
     #[arg(long)]
     disk: Option<PathBuf>,
 
+    /// Also measure packing, mounting, reading and memory
+    #[arg(long)]
+    figures: bool,
+
     /// Of 1,000 requests to the registry, how many fail with a 503 or a reset connection
     #[arg(long, default_value_t = 0, value_name = "PER-MILLE")]
     faults: u64,
@@ -122,6 +126,10 @@ fn measure(arguments: &Arguments) -> Result<()> {
         }
     }
 
+    if let Some(ours) = peers.iter().find(|peer| arguments.figures && peer.name() == report::OURS) {
+        say("measuring the other figures");
+        report.set_figures(ours.figures(&link, arguments.disk.as_deref())?);
+    }
     if let Some((requests, failed)) = servers.faults().map(Faults::counts) {
         say(&format!("{failed} of {requests} requests to the registry failed"));
     }

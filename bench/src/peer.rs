@@ -8,7 +8,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::link::Link;
 use crate::servers::Servers;
-use crate::session::{Run, Session};
+use crate::session::{Figure, Run, Session};
 use crate::workload::Workload;
 
 /// A peer and what is the same in all of its runs.
@@ -58,16 +58,34 @@ impl Peer {
 
     /// Runs the peer once, from an empty directory on `disk`, or in memory without one.
     pub(crate) fn run(&self, link: &Link, disk: Option<&Path>, round: u32) -> Result<Run> {
+        let (_state, session) = self.session(&self.script, disk, &format!("{} {round}", self.name))?;
+        session.run(link)
+    }
+
+    /// The figures beside time-to-build: `bench/figures`, in the place of this peer.
+    pub(crate) fn figures(&self, link: &Link, disk: Option<&Path>) -> Result<Vec<Figure>> {
+        let script = self.script.with_file_name("../figures");
+        let (_state, session) = self.session(&script, disk, "figures")?;
+        session.figures(link)
+    }
+
+    /// A session of a script in an empty place, which lasts as long as the first value.
+    fn session<'a>(
+        &self,
+        script: &'a Path,
+        disk: Option<&Path>,
+        change: &str,
+    ) -> Result<(State, Session<'a>)> {
         let state = State::new(disk)?;
         let project = state.0.join("project");
-        copy_changed(&self.project, &project, &format!("{} {round}", self.name))?;
+        copy_changed(&self.project, &project, change)?;
         let empty = state.0.join("state");
         fs::create_dir(&empty).with_context(|| empty.display().to_string())?;
 
         let mut environment = self.environment.clone();
         environment.push(("STATE", empty.display().to_string()));
         environment.push(("PROJECT", project.display().to_string()));
-        Session { script: &self.script, environment }.run(link)
+        Ok((state, Session { script, environment }))
     }
 }
 

@@ -8,13 +8,13 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::link::Kind;
-use crate::session::Run;
+use crate::session::{Figure, Run};
 use crate::workload::{Size, Workload};
 
 /// Whose times are subtracted from everybody's: what remains is the price of getting the store there.
 const LOCAL: &str = "native";
 /// Whom the others are compared with.
-const OURS: &str = "seed";
+pub(crate) const OURS: &str = "seed";
 
 /// All that was measured in one run of the benchmark.
 #[derive(Debug, Serialize)]
@@ -25,6 +25,7 @@ pub(crate) struct Report {
     /// Whether the client's disk was in memory.
     tmpfs: bool,
     runs: Vec<Entry>,
+    figures: Vec<Figure>,
 }
 
 /// Where and when.
@@ -88,11 +89,15 @@ fn command_line() -> String {
 
 impl Report {
     pub(crate) fn new(machine: Machine, workload: &Workload, link: Kind, tmpfs: bool) -> Self {
-        Self { machine, workload: workload.size.clone(), link, tmpfs, runs: Vec::new() }
+        Self { machine, workload: workload.size.clone(), link, tmpfs, runs: Vec::new(), figures: Vec::new() }
     }
 
     pub(crate) fn add(&mut self, peer: &str, round: u32, run: Run) {
         self.runs.push(Entry { peer: peer.to_owned(), round, run });
+    }
+
+    pub(crate) fn set_figures(&mut self, figures: Vec<Figure>) {
+        self.figures = figures;
     }
 
     /// The medians of each peer, in the order in which they were first measured.
@@ -184,6 +189,18 @@ impl Report {
             "\nnet: less the time of `{LOCAL}`, the same commands on a store that is on the client's disk and in its \
              page cache. Ratios under 1.3 are equal."
         ));
+        if !self.figures.is_empty() {
+            line(format_args!(
+                "\n| figure | seed | compared with | unit | ratio |\n| --- | --- | --- | --- | --- |"
+            ));
+        }
+        for Figure { name, ours, other, unit } in &self.figures {
+            let (other, ratio) = match other {
+                Some(other) => (format!("{other:.2}"), format!("{:.2}", ours / other)),
+                None => ("–".to_owned(), "–".to_owned()),
+            };
+            line(format_args!("| {name} | {ours:.2} | {other} | {unit} | {ratio} |"));
+        }
         text
     }
 }

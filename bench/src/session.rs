@@ -98,22 +98,7 @@ impl Session<'_> {
 
     /// Runs the peer once.
     pub(crate) fn run(&self, link: &Link) -> Result<Run> {
-        // A process namespace of its own: whatever a peer leaves running ends with it, and its processor time
-        // is counted. A mount namespace, so that its mounts end too.
-        let mut command = Command::new("unshare");
-        command.args([
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount",
-            "--mount-proc",
-            "--propagation",
-            "private",
-            "--",
-        ]);
-        command.arg(self.script).arg("run").envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-
+        let mut command = self.contained(&["run"]);
         let received = link.received()?;
         let relay = link.relay_time();
         let pressure = cpu_pressure()?;
@@ -143,10 +128,67 @@ impl Session<'_> {
         })
     }
 
+    /// Runs a script of figures, and gives the lines that it prints.
+    pub(crate) fn figures(&self, link: &Link) -> Result<Vec<Figure>> {
+        let mut command = self.contained(&[]);
+        let output = link
+            .client()
+            .run(|| command.stderr(Stdio::inherit()).output())?
+            .context("cannot start unshare")?;
+        if !output.status.success() {
+            bail!("{}: {}", self.script.display(), output.status);
+        }
+        String::from_utf8(output.stdout).context("figures in UTF-8")?.lines().map(Figure::parse).collect()
+    }
+
+    /// The script in a process namespace of its own: whatever it leaves running ends with it, and its processor
+    /// time is counted. In a mount namespace too, so that its mounts end as well.
+    fn contained(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("unshare");
+        command.args([
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount",
+            "--mount-proc",
+            "--propagation",
+            "private",
+            "--",
+        ]);
+        command.arg(self.script).args(arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        command
+    }
+
     fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(self.script);
         command.arg(verb).envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
+    }
+}
+
+/// One figure beside time-to-build, and what it is compared with.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Figure {
+    pub name: String,
+    pub ours: f64,
+    pub other: Option<f64>,
+    pub unit: String,
+}
+
+impl Figure {
+    /// Parses `NAME <tab> OURS <tab> OTHER or - <tab> UNIT`.
+    fn parse(line: &str) -> Result<Self> {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [name, ours, other, unit] = fields.as_slice() else { bail!("{line:?} is no figure") };
+        let number = |text: &str| text.parse::<f64>().with_context(|| format!("{text:?} in {line:?}"));
+        Ok(Self {
+            name: (*name).to_owned(),
+            ours: number(ours)?,
+            other: if *other == "-" { None } else { Some(number(other)?) },
+            unit: (*unit).to_owned(),
+        })
     }
 }
 
@@ -190,6 +232,16 @@ mod tests {
             Ok(Mark { seconds: clock, bytes: 0 })
         })?;
         Ok((ready.map(|mark| mark.seconds), develop.seconds, build.seconds))
+    }
+
+    #[test]
+    fn figures_are_lines_of_four_fields() {
+        let figure = Figure::parse("pack\t1.5\t3\ts").unwrap();
+        assert_eq!((figure.ours, figure.other), (1.5, Some(3.0)));
+        assert_eq!(Figure::parse("memory\t80\t-\tMB").unwrap().other, None);
+        for wrong in ["", "pack\t1.5\t3", "pack\tx\t3\ts", "pack\t1\t\ts"] {
+            assert!(Figure::parse(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]
