@@ -3,6 +3,8 @@
 //! manifest → configuration and index layer → index: each is named by a digest in the one before, so the
 //! seed's digest vouches for all of it.
 
+mod parallel;
+
 use std::fmt;
 use std::io::{self, Read};
 use std::str::FromStr;
@@ -194,9 +196,10 @@ impl Outline {
         &self.index_layer
     }
 
-    /// The whole blob of the index layer, verified: one round trip.
+    /// The whole blob of the index layer, verified: one round trip, and those in which connections get up
+    /// to speed.
     pub fn index_blob(&self, transport: &dyn Transport) -> Result<Vec<u8>, SeedError> {
-        read_blob(transport, &self.index_layer, MAX_INDEX_LAYER)
+        read_index_blob(transport, &self.index_layer)
     }
 
     /// The bytes of the index, from the blob of its layer. The caller has verified the blob.
@@ -231,7 +234,7 @@ impl Seed {
     /// They are what the seed's maker wrote; whether they are a sound index is for
     /// [`seed_format::index::Index::open`] to say.
     pub fn index_bytes(&self, transport: &dyn Transport) -> Result<Vec<u8>, SeedError> {
-        let blob = read_blob(transport, &self.index_layer, MAX_INDEX_LAYER)?;
+        let blob = read_index_blob(transport, &self.index_layer)?;
         extract(&blob, &self.index_position)
             .map_err(|source| SeedError::IndexLayer { digest: self.index_layer.digest, source })
     }
@@ -262,6 +265,11 @@ fn extract(blob: &[u8], position: &IndexPosition) -> io::Result<Vec<u8>> {
         return Err(malformed("the index has another length than its annotation says"));
     }
     Ok(index)
+}
+
+fn read_index_blob(transport: &dyn Transport, layer: &Descriptor) -> Result<Vec<u8>, SeedError> {
+    let parallel = (layer.size <= MAX_INDEX_LAYER).then(|| parallel::read(transport, layer)).flatten();
+    parallel.map_or_else(|| read_blob(transport, layer, MAX_INDEX_LAYER), Ok)
 }
 
 /// Reads a whole blob of at most `limit` bytes, verified.

@@ -6,6 +6,7 @@
 mod auth;
 mod copying;
 mod hostile;
+mod index;
 mod mirrors;
 mod real;
 mod support;
