@@ -3,6 +3,7 @@
 // All of this crate is tests, helpers included.
 #![allow(clippy::unwrap_used)]
 
+mod containerd;
 mod podman;
 mod support;
 
