@@ -49,7 +49,19 @@ pub enum SourceError {
 
 impl SourceUri {
     /// Reads what `git remote get-url`, a flake reference or a person gives.
+    ///
+    /// A text without one spelling is refused: `https://host/a/..git` would be `https://host/a/.`, and that
+    /// `https://host/a`.
     pub fn normalise(text: &str) -> Result<Self, SourceError> {
+        let source = Self::read(text)?;
+        if Self::read(&source.0).as_ref() == Ok(&source) {
+            Ok(source)
+        } else {
+            Err(SourceError::Syntax(without_credentials(text)))
+        }
+    }
+
+    fn read(text: &str) -> Result<Self, SourceError> {
         let shown = || without_credentials(text);
         if text.len() > MAX_LEN || text.chars().any(|c| c.is_control() || matches!(c, ' ' | '\\')) {
             return Err(SourceError::Syntax(shown()));
@@ -218,6 +230,9 @@ mod tests {
             "https://host.example",
             "https://host.example/",
             "https://host.example/.git",
+            "https://host.example/a/.b/..git/",
+            "https://host.example/a/...git",
+            "https://host.example/app.git.git",
             "ftp://host.example/app",
             "s3://bucket/app",
             "https://host.example/app?ref=main",
