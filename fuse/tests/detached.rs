@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
@@ -20,6 +21,17 @@ const NAME: &str = "00000000000000000000000000000000-tool";
 struct World {
     root: tempfile::TempDir,
     seed: Seed,
+    servers: RefCell<Vec<i32>>,
+}
+
+/// No server outlives its test, also when that fails.
+impl Drop for World {
+    fn drop(&mut self) {
+        for pid in self.servers.take().into_iter().filter(|pid| alive(*pid)) {
+            // One that has ended by itself since is none that is left.
+            let _ = kill_process(Pid::from_raw(pid).expect("a process has a number"), Signal::KILL);
+        }
+    }
 }
 
 impl World {
@@ -35,7 +47,7 @@ impl World {
         fs::write(store.join(NAME).join("data"), vec![7; 300_000]).unwrap();
         fs::create_dir(root.path().join("mnt")).unwrap();
         let seed = pack(&store, &[vec![NAME.to_owned()]], &[], &root.path().join("layout"), 64 << 10);
-        Self { root, seed }
+        Self { root, seed, servers: RefCell::default() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -61,7 +73,9 @@ impl World {
         let arguments = [&[reference.as_str(), at, "--json", "--cache", "cache"], more].concat();
         let output = self.run(&arguments);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
+        let ready: Ready = serde_json::from_slice(&output.stdout).unwrap();
+        self.servers.borrow_mut().push(ready.state.pid);
+        ready
     }
 
     fn statuses(&self) -> Vec<Status> {
