@@ -8,12 +8,12 @@ use super::registry::credentials::CredentialOptions;
 /// How registries are reached. An image layout on disk needs none of it.
 #[derive(Debug, Clone)]
 pub struct TransportOptions {
-    /// `HOST` or `HOST:PORT` of registries that are spoken to in plain HTTP. Loopback hosts are, anyway.
+    /// `HOST` or `HOST:PORT` of registries that are spoken to in plain HTTP, or by TLS without knowing them
+    /// where a `hosts.toml` has `skip_verify`. Loopback hosts are, anyway.
     pub insecure_hosts: Vec<String>,
-    /// containerd's `certs.d` directories, with `HOST/hosts.toml` in them; the first that has one decides.
+    /// containerd's `certs.d` directories, with `HOST/hosts.toml` or docker's certificates in them; the first
+    /// that has the host decides.
     pub hosts_dirs: Vec<PathBuf>,
-    /// Whether `skip_verify` in a `hosts.toml` is obeyed. If not, it is an error.
-    pub allow_skip_verify: bool,
     /// Where credentials are looked for.
     pub credentials: CredentialOptions,
     /// A PEM file with the roots of trust for TLS; else the system's bundle, else Mozilla's roots.
@@ -41,7 +41,6 @@ impl Default for TransportOptions {
         Self {
             insecure_hosts: Vec::new(),
             hosts_dirs: Vec::new(),
-            allow_skip_verify: false,
             credentials: CredentialOptions::default(),
             ca_file: None,
             proxy_from_env: false,

@@ -16,7 +16,6 @@ mod referrers;
 use std::collections::HashMap;
 use std::io::Read;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -234,15 +233,8 @@ fn endpoints(
     let file = hosts::find(&options.hosts_dirs, host);
     let wrong = |source| TransportError::Hosts { path: file.clone().unwrap_or_default(), source };
     let configs = match &file {
-        Some(file) => hosts::read(file, &upstream, options.allow_skip_verify).map_err(wrong)?,
-        None => vec![HostConfig {
-            base: upstream.clone(),
-            capabilities: Capabilities::ALL,
-            ca: Vec::new(),
-            skip_verify: false,
-            headers: Vec::new(),
-            dial_timeout: None,
-        }],
+        Some(file) => hosts::read(file, &upstream, &options.insecure_hosts).map_err(wrong)?,
+        None => vec![HostConfig::plain(upstream.clone())],
     };
     configs
         .into_iter()
@@ -258,7 +250,7 @@ fn endpoint(
     config: HostConfig,
     tally: &Arc<Tally>,
 ) -> Result<Endpoint, HostsError> {
-    let HostConfig { base, capabilities, ca, skip_verify, headers, dial_timeout } = config;
+    let HostConfig { base, capabilities, ca, client, skip_verify, headers, dial_timeout } = config;
     let base_host = authority(&base);
     let named = base_host == authority(upstream);
     let identity = Identity {
@@ -269,12 +261,10 @@ fn endpoint(
         insecure_hosts: options.insecure_hosts.clone(),
     };
     let auth = Authenticator::new(identity, options.credentials.clone());
-    let ca_file = ca.first().or(options.ca_file.as_ref()).cloned().unwrap_or_else(PathBuf::new);
-    let trust = Trust { extra: ca, anyone: skip_verify };
+    let trust = Trust { extra: ca, anyone: skip_verify, client };
     let proxied = !crate::reference::is_loopback(&base_host);
     let connect_timeout = dial_timeout.unwrap_or(options.connect_timeout);
-    let client = Client::new(options, &trust, connect_timeout, proxied, tally.clone())
-        .map_err(|source| HostsError::Ca { path: ca_file, source })?;
+    let client = Client::new(options, &trust, connect_timeout, proxied, tally.clone())?;
     let headers = headers.into_iter().map(|(name, value)| {
         let header = HeaderName::try_from(&name).ok().zip(HeaderValue::try_from(value).ok());
         header.ok_or(HostsError::Header(name))

@@ -150,50 +150,42 @@ fn a_wrong_file_is_an_error_at_once() {
     assert!(chain(&error).contains("missing.pem"), "{}", chain(&error));
 }
 
-/// A certificate authority, and a certificate by it for 127.0.0.1.
+/// A certificate authority, and certificates by it for 127.0.0.1 and for a client, with their keys.
 struct Authority {
     certificate: PathBuf,
     server: (PathBuf, PathBuf),
+    client: (PathBuf, PathBuf),
+}
+
+fn openssl(arguments: &[&str]) {
+    let output = Command::new("openssl").args(arguments).output().expect("openssl runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn authority(home: &Path, name: &str) -> Authority {
     let path = |part: &str| home.join(format!("{name}-{part}"));
-    let openssl = |arguments: &[&str]| {
-        let output = Command::new("openssl").args(arguments).output().expect("openssl runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    };
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     let (ca, ca_key) = (path("ca.pem"), path("ca.key"));
-    let (certificate, key, request, extensions) =
-        (path("srv.pem"), path("srv.key"), path("srv.csr"), path("srv.ext"));
     let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
-    let (subject, ca_subject) = ("/CN=registry", format!("/CN={name}"));
-    let new_ca =
-        ["req", "-x509", "-days", "2", "-subj", &ca_subject, "-keyout", &text(&ca_key), "-out", &text(&ca)];
-    openssl(&[&new_ca[..], &curve[..]].concat());
-    openssl(
-        &[&["req", "-subj", subject, "-keyout", &text(&key), "-out", &text(&request)][..], &curve[..]]
-            .concat(),
-    );
-    fs::write(&extensions, "subjectAltName=IP:127.0.0.1\n").unwrap();
-    openssl(&[
-        "x509",
-        "-req",
-        "-days",
-        "2",
-        "-in",
-        &text(&request),
-        "-CA",
-        &text(&ca),
-        "-CAkey",
-        &text(&ca_key),
-        "-CAcreateserial",
-        "-extfile",
-        &text(&extensions),
-        "-out",
-        &text(&certificate),
-    ]);
-    Authority { certificate: ca, server: (certificate, key) }
+    let subject = format!("/CN={name}");
+    let new =
+        ["req", "-x509", "-days", "2", "-subj", &subject, "-keyout", &text(&ca_key), "-out", &text(&ca)];
+    openssl(&[&new[..], &curve[..]].concat());
+    let issue = |role: &str, extensions: &str| {
+        let part = |end: &str| path(&format!("{role}.{end}"));
+        let (certificate, key, request, file) = (part("pem"), part("key"), part("csr"), part("ext"));
+        let subject = format!("/CN={role}");
+        let new = ["req", "-subj", &subject, "-keyout", &text(&key), "-out", &text(&request)];
+        openssl(&[&new[..], &curve[..]].concat());
+        fs::write(&file, extensions).unwrap();
+        let sign = ["x509", "-req", "-days", "2", "-CAcreateserial", "-in", &text(&request)];
+        let by = ["-CA", &text(&ca), "-CAkey", &text(&ca_key)];
+        openssl(&[&sign[..], &by, &["-extfile", &text(&file), "-out", &text(&certificate)]].concat());
+        (certificate, key)
+    };
+    let server = issue("server", "subjectAltName=IP:127.0.0.1\n");
+    let client = issue("client", "extendedKeyUsage=clientAuth\n");
+    Authority { certificate: ca, server, client }
 }
 
 #[test]
@@ -218,7 +210,7 @@ fn tls_with_an_authority_of_ones_own() {
 
     let with_bundle = TransportOptions { ca_file: Some(ours.certificate.clone()), ..hosts(String::new()) };
     assert_eq!(open(&name, &with_bundle).resolve("v1").unwrap().digest, digest);
-    let trusting = TransportOptions { allow_skip_verify: true, ..hosts("skip_verify = true".into()) };
+    let trusting = hosts("skip_verify = true".into());
     assert_eq!(open(&name, &trusting).resolve("v1").unwrap().digest, digest);
 
     let not_tls = |error: TransportError| {
@@ -233,6 +225,58 @@ fn tls_with_an_authority_of_ones_own() {
     not_tls(open(&format!("{elsewhere}/app"), &options).resolve("v1").unwrap_err());
     // A TLS server that is spoken to in plain HTTP is an error, not a hang.
     assert!(open(&name, &options_without_hosts()).resolve("v1").is_err());
+}
+
+#[test]
+fn a_registry_that_asks_who_the_client_is() {
+    let home = tempfile::tempdir().unwrap();
+    let (ours, clients) = (authority(home.path(), "ours"), authority(home.path(), "clients"));
+    let (certificate, key) = &clients.client;
+    let setup = Setup {
+        tls: Some(ours.server.clone()),
+        client_authority: Some(clients.certificate.clone()),
+        ..Setup::default()
+    };
+    let server = Server::start_with(Kind::Distribution, &setup);
+    let name = format!("{}/app", server.address);
+    let hosts = |client: String| {
+        let text = format!("server = \"https://{}\"\nca = {:?}\n{client}", server.address, ours.certificate);
+        with_hosts(home.path(), &server.address, &text)
+    };
+    let layer = noise(33, 600_000);
+
+    let place = open(&name, &hosts(format!("client = [[{certificate:?}, {key:?}]]")));
+    let (digest, _) = put_image(&*place, std::slice::from_ref(&layer), Some("v1"), None);
+    assert_eq!(place.resolve("v1").unwrap().digest, digest);
+    assert_eq!(read_all(&*place, &describe(&layer)).unwrap(), layer);
+    assert_eq!(place.read_range(&describe(&layer).digest, 5..500_000, soon()).unwrap(), layer[5..500_000]);
+    assert_eq!(place.counters().retries, 0);
+
+    // Both in one file.
+    let both = home.path().join("both.pem");
+    fs::write(&both, [fs::read(key).unwrap(), fs::read(certificate).unwrap()].concat()).unwrap();
+    assert_eq!(open(&name, &hosts(format!("client = {both:?}"))).resolve("v1").unwrap().digest, digest);
+
+    // As docker has them.
+    let directory = home.path().join("docker").join(&server.address);
+    fs::create_dir_all(&directory).unwrap();
+    for (from, to) in [(&ours.certificate, "ca.crt"), (certificate, "client.cert"), (key, "client.key")] {
+        fs::copy(from, directory.join(to)).unwrap();
+    }
+    let docker = TransportOptions { hosts_dirs: vec![home.path().join("docker")], ..options() };
+    assert_eq!(open(&name, &docker).resolve("v1").unwrap().digest, digest);
+
+    // Without a certificate, and with one that others signed, the registry hangs up.
+    let (stranger, strangers_key) = &ours.client;
+    for client in [String::new(), format!("client = [[{stranger:?}, {strangers_key:?}]]")] {
+        let error = open(&name, &hosts(client)).resolve("v1").unwrap_err();
+        assert!(matches!(&error, TransportError::Http { source: HttpError::Tls(_), .. }), "{error:?}");
+    }
+    // A certificate without a key is an error at once.
+    let reference: Reference = name.parse().unwrap();
+    let error =
+        transport::open(&reference.location, &hosts(format!("client = {certificate:?}"))).unwrap_err();
+    assert!(chain(&error).contains("no private key"), "{}", chain(&error));
 }
 
 fn options_without_hosts() -> TransportOptions {

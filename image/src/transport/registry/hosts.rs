@@ -1,8 +1,9 @@
-//! containerd's `hosts.toml`: mirrors of a registry, in order.
+//! containerd's `hosts.toml`: mirrors of a registry, in order, and how each is spoken to.
 //!
 //! Source of the format: containerd's "Registry Configuration" (`docs/hosts.md`). A directory `HOST` (or
-//! `HOST_PORT_`, or `_default`) below a `certs.d` holds the file. What it says and this program cannot do
-//! is an error, not a surprise.
+//! `HOST_PORT_`, or `_default`) below a `certs.d` holds the file, or where it has none, certificates as
+//! docker wants them: `*.crt` of authorities, and `NAME.cert` with `NAME.key` of the client. What they say
+//! and this program cannot do is an error, not a surprise.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -11,6 +12,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::de::DeTable;
 use url::Url;
+
+use super::auth::{authority, is_plain_allowed};
+use super::http::{ClientFiles, PemError};
 
 /// Largest file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -35,28 +39,26 @@ pub enum HostsError {
     /// There are too many mirrors.
     #[error("it has {0} hosts, more than the {MAX_HOSTS} allowed")]
     TooMany(usize),
-    /// `skip_verify` is set and not allowed.
+    /// `skip_verify` is set for a host that is not named insecure.
     #[error(
-        "skip_verify of {0} would trust anyone: allow it explicitly, or give the server's certificate as ca"
+        "skip_verify of {0} would trust anyone: name the host insecure (registry.insecure), or give the certificate of its authority as ca"
     )]
     SkipVerify(String),
-    /// Client certificates are asked for.
-    #[error("client certificates ({0}) are not supported")]
-    Client(String),
+    /// `client` is not a certificate with its key.
+    #[error("client is a file, a list with a file, or a list with a pair of files: certificate and key")]
+    Client,
+    /// There are several client certificates for one host.
+    #[error("it has {0} client certificates for one host, and only one can be shown: leave one")]
+    ManyClients(usize),
     /// `dial_timeout` is not a duration such as `3s`.
     #[error("{0:?} is not a duration such as \"500ms\" or \"3s\"")]
     Duration(String),
     /// A header cannot be sent.
     #[error("{0:?} is not a header that can be sent")]
     Header(String),
-    /// A certificate cannot be read.
-    #[error("the certificate {} cannot be read", path.display())]
-    Ca {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    /// A certificate or key cannot be used.
+    #[error(transparent)]
+    Pem(#[from] PemError),
 }
 
 /// What an endpoint may be asked for.
@@ -78,9 +80,25 @@ pub(super) struct HostConfig {
     pub(super) base: Url,
     pub(super) capabilities: Capabilities,
     pub(super) ca: Vec<PathBuf>,
+    pub(super) client: Option<ClientFiles>,
     pub(super) skip_verify: bool,
     pub(super) headers: Vec<(String, String)>,
     pub(super) dial_timeout: Option<Duration>,
+}
+
+impl HostConfig {
+    /// A registry that nothing is said about.
+    pub(super) fn plain(base: Url) -> Self {
+        Self {
+            base,
+            capabilities: Capabilities::ALL,
+            ca: Vec::new(),
+            client: None,
+            skip_verify: false,
+            headers: Vec::new(),
+            dial_timeout: None,
+        }
+    }
 }
 
 /// The tables of the file: the upstream server's at its root, a mirror's below `host`.
@@ -90,7 +108,7 @@ struct Table {
     server: Option<String>,
     capabilities: Option<Vec<String>>,
     ca: Option<OneOrMany>,
-    client: Option<toml::Value>,
+    client: Option<Client>,
     skip_verify: bool,
     override_path: bool,
     header: std::collections::BTreeMap<String, OneOrMany>,
@@ -114,37 +132,95 @@ impl OneOrMany {
     }
 }
 
-/// The file that speaks of `host`, if there is one: in the first directory that has one, by the host's own
-/// name before the default.
+/// `client`: `"FILE"`, `["FILE"]` or `[["CERTIFICATE", "KEY"]]`. An empty key, or none, is in the same file.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Client {
+    One(String),
+    Many(Vec<OneOrMany>),
+}
+
+impl Client {
+    fn files(self, directory: &Path) -> Result<ClientFiles, HostsError> {
+        let pair = match self {
+            Self::One(file) => vec![file],
+            Self::Many(many) => match <[OneOrMany; 1]>::try_from(many) {
+                Ok([pair]) => pair.into_vec(),
+                Err(none) if none.is_empty() => return Err(HostsError::Client),
+                Err(many) => return Err(HostsError::ManyClients(many.len())),
+            },
+        };
+        let (certificate, key) = match pair.as_slice() {
+            [certificate] => (certificate, certificate),
+            [certificate, key] if key.is_empty() => (certificate, certificate),
+            [certificate, key] => (certificate, key),
+            _ => return Err(HostsError::Client),
+        };
+        Ok(ClientFiles { certificate: directory.join(certificate), key: directory.join(key) })
+    }
+}
+
+/// The file, or the directory of certificates, that speaks of `host`, if there is one: in the first
+/// directory that has one, by the host's own name before the default.
 pub(super) fn find(directories: &[PathBuf], host: &str) -> Option<PathBuf> {
     let with_port = host.rsplit_once(':').map(|(name, port)| format!("{name}_{port}_"));
     let names: Vec<&str> =
         [Some(host), with_port.as_deref(), Some("_default")].into_iter().flatten().collect();
-    let candidates = directories
-        .iter()
-        .flat_map(|directory| names.iter().map(move |name| directory.join(name).join("hosts.toml")));
-    candidates.into_iter().find(|file| file.is_file())
+    let candidates = directories.iter().flat_map(|directory| names.iter().map(|name| directory.join(name)));
+    candidates.into_iter().find_map(|directory| {
+        let file = directory.join("hosts.toml");
+        if file.is_file() { Some(file) } else { (!certificates(&directory).is_empty()).then_some(directory) }
+    })
 }
 
-/// Reads a file: the mirrors in the order in which it names them, then the server. `upstream` is the
-/// registry's own root, the server where the file names none.
+/// The certificates in a directory without a `hosts.toml`, by name.
+fn certificates(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "crt" || end == "cert"))
+        .collect();
+    files.sort();
+    files
+}
+
+/// Reads what [`find`] found: of a file the mirrors in the order in which it names them, then the server.
+/// `upstream` is the registry's own root, the server where the file names none. `skip_verify` is obeyed for
+/// hosts that plain HTTP is allowed for.
 pub(super) fn read(
     path: &Path,
     upstream: &Url,
-    allow_skip_verify: bool,
+    insecure_hosts: &[String],
 ) -> Result<Vec<HostConfig>, HostsError> {
+    if path.is_dir() {
+        return Ok(vec![of_certificates(certificates(path), upstream)?]);
+    }
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(HostsError::Read)?;
     file.take(MAX_FILE).read_to_string(&mut text).map_err(HostsError::Read)?;
     let directory = path.parent().unwrap_or(Path::new("."));
-    parse(&text, directory, upstream, allow_skip_verify)
+    parse(&text, directory, upstream, insecure_hosts)
+}
+
+/// A registry that is known by certificates, and so is spoken to in TLS even where plain HTTP is allowed.
+fn of_certificates(files: Vec<PathBuf>, upstream: &Url) -> Result<HostConfig, HostsError> {
+    let mut base = upstream.clone();
+    base.set_scheme("https").map_err(|()| HostsError::Url(upstream.to_string()))?;
+    let (ca, own): (Vec<_>, Vec<_>) =
+        files.into_iter().partition(|file| file.extension().is_some_and(|end| end == "crt"));
+    let client = match own.as_slice() {
+        [] => None,
+        [file] => Some(ClientFiles { certificate: file.clone(), key: file.with_extension("key") }),
+        many => return Err(HostsError::ManyClients(many.len())),
+    };
+    Ok(HostConfig { ca, client, ..HostConfig::plain(base) })
 }
 
 fn parse(
     text: &str,
     directory: &Path,
     upstream: &Url,
-    allow_skip_verify: bool,
+    insecure_hosts: &[String],
 ) -> Result<Vec<HostConfig>, HostsError> {
     let syntax = |error: toml::de::Error| HostsError::Syntax(error.message().to_owned());
     let mut root: Table = toml::from_str(text).map_err(syntax)?;
@@ -162,7 +238,7 @@ fn parse(
             )));
         }
         let base = api_root(&name, table.override_path)?;
-        hosts.push(host_config(table, base, directory, allow_skip_verify)?);
+        hosts.push(host_config(table, base, directory, insecure_hosts)?);
     }
     let server = match &root.server {
         Some(server) => api_root(server, root.override_path)?,
@@ -170,7 +246,7 @@ fn parse(
     };
     // A mirror may be the server itself, with other settings: it is not asked twice.
     if hosts.iter().all(|host| host.base != server) {
-        hosts.push(host_config(root, server, directory, allow_skip_verify)?);
+        hosts.push(host_config(root, server, directory, insecure_hosts)?);
     }
     Ok(hosts)
 }
@@ -208,13 +284,10 @@ fn host_config(
     table: Table,
     base: Url,
     directory: &Path,
-    allow_skip_verify: bool,
+    insecure_hosts: &[String],
 ) -> Result<HostConfig, HostsError> {
-    if table.skip_verify && !allow_skip_verify {
+    if table.skip_verify && !is_plain_allowed(&authority(&base), insecure_hosts) {
         return Err(HostsError::SkipVerify(base.to_string()));
-    }
-    if table.client.is_some() {
-        return Err(HostsError::Client(base.to_string()));
     }
     let capabilities = match table.capabilities {
         None => Capabilities::ALL,
@@ -241,6 +314,7 @@ fn host_config(
         base,
         capabilities,
         ca: ca.into_iter().map(|name| directory.join(name)).collect(),
+        client: table.client.map(|client| client.files(directory)).transpose()?,
         skip_verify: table.skip_verify,
         headers: headers.collect(),
         dial_timeout: table.dial_timeout.map(|text| duration(&text)).transpose()?,

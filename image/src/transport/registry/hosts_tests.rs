@@ -1,7 +1,7 @@
 use super::*;
 
 fn read_text(text: &str) -> Result<Vec<HostConfig>, HostsError> {
-    parse(text, Path::new("/certs.d/example.org"), &Url::parse("https://example.org/v2/").unwrap(), false)
+    parse(text, Path::new("/certs.d/example.org"), &Url::parse("https://example.org/v2/").unwrap(), &[])
 }
 
 #[test]
@@ -64,7 +64,11 @@ fn refuses_what_it_cannot_do() {
         ("[host.\"https://a\"]\nserver = \"https://b\"", |e| matches!(e, E::Syntax(_))),
         ("skip_verify = true", |e| matches!(e, E::SkipVerify(_))),
         ("[host.\"https://a\"]\nskip_verify = true", |e| matches!(e, E::SkipVerify(_))),
-        ("client = \"/c.pem\"", |e| matches!(e, E::Client(_))),
+        ("client = []", |e| matches!(e, E::Client)),
+        ("client = [[]]", |e| matches!(e, E::Client)),
+        ("client = [[\"a\", \"b\", \"c\"]]", |e| matches!(e, E::Client)),
+        ("client = [\"a\", \"b\"]", |e| matches!(e, E::ManyClients(2))),
+        ("client = 1", |e| matches!(e, E::Syntax(_))),
         ("capabilities = [\"all\"]", |e| matches!(e, E::Capability(_))),
         ("server = \"ftp://a\"", |e| matches!(e, E::Url(_))),
         ("server = \"https://user:pw@a\"", |e| matches!(e, E::Url(_))),
@@ -77,7 +81,10 @@ fn refuses_what_it_cannot_do() {
         assert!(check(&error), "{text}: {error:?}");
     }
     let upstream = Url::parse("https://example.org/v2/").unwrap();
-    assert!(parse("skip_verify = true", Path::new("/"), &upstream, true).unwrap()[0].skip_verify);
+    assert!(
+        parse("skip_verify = true", Path::new("/"), &upstream, &["example.org".into()]).unwrap()[0]
+            .skip_verify
+    );
 }
 
 #[test]
@@ -96,4 +103,47 @@ fn finds_the_file_of_a_host() {
     assert!(find(&directories, "example.org:5000").unwrap().ends_with("two/example.org_5000_/hosts.toml"));
     add("one/example.org:5000");
     assert!(find(&directories, "example.org:5000").unwrap().ends_with("one/example.org:5000/hosts.toml"));
+}
+
+#[test]
+fn a_client_is_a_file_or_a_pair() {
+    let cases = [
+        ("\"c.pem\"", ("c.pem", "c.pem")),
+        ("[\"c.pem\"]", ("c.pem", "c.pem")),
+        ("[[\"c.pem\"]]", ("c.pem", "c.pem")),
+        ("[[\"c.pem\", \"\"]]", ("c.pem", "c.pem")),
+        ("[[\"c.pem\", \"keys/c.key\"]]", ("c.pem", "keys/c.key")),
+    ];
+    for (text, (certificate, key)) in cases {
+        let directory = Path::new("/certs.d/example.org");
+        let files = ClientFiles { certificate: directory.join(certificate), key: directory.join(key) };
+        let hosts = read_text(&format!("[host.\"https://a.example\"]\nclient = {text}")).unwrap();
+        assert_eq!((hosts[0].client.as_ref(), hosts[1].client.as_ref()), (Some(&files), None), "{text}");
+    }
+}
+
+#[test]
+fn certificates_alone_are_as_docker_has_them() {
+    let home = tempfile::tempdir().unwrap();
+    let directories = [home.path().to_owned()];
+    let directory = home.path().join("127.0.0.1:5000");
+    std::fs::create_dir_all(&directory).unwrap();
+    let add = |name: &str| std::fs::write(directory.join(name), "").unwrap();
+    add("client.key");
+    assert_eq!(find(&directories, "127.0.0.1:5000"), None);
+    ["b.crt", "a.crt", "client.cert"].iter().for_each(|name| add(name));
+    assert_eq!(find(&directories, "127.0.0.1:5000").as_ref(), Some(&directory));
+
+    let upstream = Url::parse("http://127.0.0.1:5000/v2/").unwrap();
+    let host = &read(&directory, &upstream, &[]).unwrap()[0];
+    assert_eq!(host.base.as_str(), "https://127.0.0.1:5000/v2/");
+    assert_eq!(host.ca, [directory.join("a.crt"), directory.join("b.crt")]);
+    let client =
+        ClientFiles { certificate: directory.join("client.cert"), key: directory.join("client.key") };
+    assert_eq!(host.client, Some(client));
+
+    add("other.cert");
+    assert!(matches!(read(&directory, &upstream, &[]), Err(HostsError::ManyClients(2))));
+    add("hosts.toml");
+    assert!(find(&directories, "127.0.0.1:5000").unwrap().ends_with("hosts.toml"));
 }

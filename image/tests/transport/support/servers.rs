@@ -37,6 +37,8 @@ pub(crate) struct Setup {
     pub(crate) user: Option<(&'static str, &'static str)>,
     /// Certificate and key, PEM.
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
+    /// Certificate of the authority that clients must have theirs of, PEM.
+    pub(crate) client_authority: Option<PathBuf>,
 }
 
 impl Server {
@@ -109,7 +111,10 @@ fn configuration(home: &Path, setup: &Setup) -> String {
         data.display()
     );
     if let Some((certificate, key)) = &setup.tls {
-        text += &format!("  tls: {{certificate: {}, key: {}}}\n", certificate.display(), key.display());
+        let clients = setup.client_authority.iter().map(|ca| ca.display().to_string());
+        let clients = clients.collect::<Vec<_>>().join(", ");
+        let (certificate, key) = (certificate.display(), key.display());
+        text += &format!("  tls: {{certificate: {certificate}, key: {key}, clientcas: [{clients}]}}\n");
     }
     if let Some((user, password)) = setup.user {
         let file = home.join("htpasswd");
