@@ -112,7 +112,7 @@ fn replay(
     drop(forwarded);
     let replays = replays?;
 
-    let present: BTreeSet<StorePath> = fs.index().paths().map(|path| path.store_path()).collect();
+    let present: BTreeSet<StorePath> = fs.index().whole()?.paths().map(|path| path.store_path()).collect();
     let captured = match record {
         None if replays.iter().any(|replay| !replay.complete) => rules(session, project),
         _ => None,

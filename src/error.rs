@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use seed_format::index::{CheckError, IndexError};
 use seed_fuse::fetch::FetchError;
+use seed_fuse::index::IndexFault;
 use seed_fuse::mount::{Failure, MountError, OpenError};
 use seed_image::manifest::ManifestError;
 use seed_image::pack::PackError;
@@ -145,10 +146,11 @@ fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         || cause.is::<ManifestError>()
         || transport_error(cause).is_some_and(TransportError::is_integrity)
         || cause.downcast_ref().is_some_and(OpenError::is_integrity)
+        || cause.downcast_ref().is_some_and(IndexFault::is_integrity)
+        || cause.downcast_ref().is_some_and(SeedError::is_integrity)
         || matches!(cause.downcast_ref(), Some(PackError::NarHash { .. }))
         || matches!(cause.downcast_ref(), Some(SandboxError::OutputHash { .. }))
-        || cause.downcast_ref().is_some_and(FetchError::is_integrity)
-        || matches!(cause.downcast_ref(), Some(SeedError::Position { .. } | SeedError::IndexLayer { .. }));
+        || cause.downcast_ref().is_some_and(FetchError::is_integrity);
     if let Some(error) = cause.downcast_ref::<MountError>() {
         return match error.failure() {
             // What it was is found further down.

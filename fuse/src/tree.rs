@@ -1,6 +1,7 @@
 //! The file system of a seed, without a kernel: names, attributes, links, listings and bytes.
 //!
-//! Everything but bytes comes from the index, which is in memory: no other call waits for anything.
+//! Everything but bytes comes from the index, which is in memory: no other call waits for anything, once all
+//! of the index is there.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use seed_format::entry::MAX_NAME_LEN;
 use seed_format::index::{FileType, IndexError, Inode, Nid};
 
 use crate::fetch::{ChunkId, FetchError, Fetcher};
-use crate::index::SeedIndex;
+use crate::index::{IndexFault, SeedIndex, WholeIndex};
 use crate::store::{Chunk, Verified};
 
 /// Number of an inode, as the kernel and users see it. The root of the tree is 1, whatever it is in the
@@ -66,9 +67,9 @@ pub enum TreeError {
     /// The subtree is not in the image, or not a directory.
     #[error("the image has no directory {0:?}")]
     NoSubtree(String),
-    /// The index is malformed there.
+    /// The index is malformed there, or cannot be had.
     #[error("the index cannot be used")]
-    Index(#[from] IndexError),
+    Index(#[from] IndexFault),
     /// The bytes could not be had.
     #[error("the bytes could not be read")]
     Fetch(#[from] FetchError),
@@ -128,7 +129,8 @@ struct Wanted {
 impl Tree {
     /// The tree below `subtree`, a path from the image's root without a leading slash; empty for all of it.
     pub fn new(index: Arc<SeedIndex>, fetcher: Arc<Fetcher>, subtree: &[u8]) -> Result<Self, TreeError> {
-        let root = index.resolve(subtree)?.filter(|inode| inode.kind == FileType::Directory);
+        let found = index.tree().resolve(subtree).map_err(|error| index.fault(error))?;
+        let root = found.filter(|inode| inode.kind == FileType::Directory);
         let root =
             root.ok_or_else(|| TreeError::NoSubtree(String::from_utf8_lossy(subtree).into_owned()))?.nid;
         Ok(Self { index, fetcher, root })
@@ -150,10 +152,12 @@ impl Tree {
             return Err(TreeError::NameTooLong(name.len()));
         }
         let directory = self.directory(directory)?;
-        match self.index.lookup(&directory, name)? {
-            Some((nid, _)) => Ok(Some(self.attr_of(&self.index.inode(nid)?))),
+        let tree = self.index.tree();
+        let found = tree.lookup(&directory, name).and_then(|found| match found {
+            Some((nid, _)) => tree.inode(nid).map(Some),
             None => Ok(None),
-        }
+        });
+        Ok(self.usable(found)?.map(|inode| self.attr_of(&inode)))
     }
 
     /// What a symbolic link holds.
@@ -162,7 +166,7 @@ impl Tree {
         if inode.kind != FileType::Symlink {
             return Err(TreeError::NotSymlink(ino));
         }
-        Ok(self.index.symlink(&inode)?)
+        self.usable(self.index.tree().symlink(&inode))
     }
 
     /// Lists a directory from `cursor` on: 0, or the `next` of an entry. `.` and `..` come first.
@@ -172,13 +176,15 @@ impl Tree {
         cursor: u64,
     ) -> Result<impl Iterator<Item = Result<ListedEntry<'_>, TreeError>>, TreeError> {
         let directory = self.directory(ino)?;
-        let parent = if directory.nid == self.root { self.root } else { self.index.parent(&directory)? };
+        let parent =
+            if directory.nid == self.root { Ok(self.root) } else { self.index.tree().parent(&directory) };
+        let parent = self.usable(parent)?;
         let dots = [(&b"."[..], directory.nid), (b"..", parent)];
         let dots = (0u64..).zip(dots).skip_while(move |(at, _)| *at < cursor).map(|(at, (name, nid))| {
             Ok(ListedEntry { name, ino: self.ino(nid), kind: FileType::Directory, next: at + 1 })
         });
-        let entries = self.index.read_dir(&directory, cursor.saturating_sub(DOTS)).map(|entry| {
-            let entry = entry.map_err(IndexError::from)?;
+        let entries = self.index.tree().read_dir(&directory, cursor.saturating_sub(DOTS)).map(|entry| {
+            let entry = self.usable(entry.map_err(IndexError::from))?;
             let next = entry.next.saturating_add(DOTS);
             Ok(ListedEntry { name: entry.name, ino: self.ino(entry.nid), kind: entry.file_type, next })
         });
@@ -195,7 +201,8 @@ impl Tree {
                 let index = Arc::clone(&self.index);
                 let chunks = wanted.chunks.clone();
                 let finish = move |result: Result<Vec<_>, FetchError>| {
-                    done(result.map(|chunks| cut(&index, &wanted, chunks)).map_err(TreeError::from));
+                    let cut = |chunks| Ok(cut(index.whole()?, &wanted, chunks));
+                    done(result.map_err(TreeError::from).and_then(cut));
                 };
                 self.fetcher.request(chunks, Box::new(finish));
             }
@@ -206,18 +213,19 @@ impl Tree {
     pub fn read_wait(&self, ino: Ino, offset: u64, len: u32) -> Result<Data, TreeError> {
         match self.wanted(ino, offset, len)? {
             None => Ok(Data::default()),
-            Some(wanted) => Ok(cut(&self.index, &wanted, self.fetcher.get(wanted.chunks.clone())?)),
+            Some(wanted) => Ok(cut(self.index.whole()?, &wanted, self.fetcher.get(wanted.chunks.clone())?)),
         }
     }
 
     /// Reads what is in memory, or in chunks of at most `load` bytes on disk; `None` for other reads, and
     /// for those that fail.
     pub fn read_cached(&self, ino: Ino, offset: u64, len: u32, load: u32) -> Option<Data> {
+        let index = self.index.if_whole()?;
         match self.wanted(ino, offset, len).ok()? {
             None => Some(Data::default()),
             Some(wanted) => {
                 let chunks = self.fetcher.get_cached(wanted.chunks.clone(), load)?;
-                Some(cut(&self.index, &wanted, chunks))
+                Some(cut(index, &wanted, chunks))
             }
         }
     }
@@ -227,19 +235,24 @@ impl Tree {
         if inode.kind != FileType::Regular {
             return Err(TreeError::NotFile(ino));
         }
-        let Some(extent) = self.index.extent(&inode)? else { return Ok(None) };
+        let index = self.index.whole()?;
+        let Some(extent) = self.usable(index.extent(&inode))? else { return Ok(None) };
         let end = offset.saturating_add(u64::from(len)).min(extent.len);
         if offset >= end {
             return Ok(None);
         }
         let bytes = extent.offset + offset..extent.offset + end;
-        let chunks = self.index.chunks_of(extent.layer, bytes.clone());
+        let chunks = index.chunks_of(extent.layer, bytes.clone());
         Ok(Some(Wanted { chunks, bytes }))
     }
 
     fn inode(&self, ino: Ino) -> Result<Inode, TreeError> {
         let nid = if ino == ROOT { self.root } else { Nid(ino.0.wrapping_sub(NUMBER_OFFSET)) };
-        Ok(self.index.inode(nid)?)
+        self.usable(self.index.tree().inode(nid))
+    }
+
+    fn usable<T>(&self, answer: Result<T, IndexError>) -> Result<T, TreeError> {
+        answer.map_err(|error| self.index.fault(error).into())
     }
 
     fn directory(&self, ino: Ino) -> Result<Inode, TreeError> {
@@ -269,7 +282,7 @@ const NUMBER_OFFSET: u64 = 2;
 const DOTS: u64 = 2;
 
 /// Cuts the wanted bytes out of the chunks, which are those of `wanted` in order.
-fn cut(index: &SeedIndex, wanted: &Wanted, chunks: Vec<Verified<Chunk>>) -> Data {
+fn cut(index: &WholeIndex, wanted: &Wanted, chunks: Vec<Verified<Chunk>>) -> Data {
     let parts = wanted.chunks.clone().zip(chunks).filter_map(|(id, chunk)| {
         let place = index.chunk(id)?.virtual_range();
         let start = wanted.bytes.start.max(place.start) - place.start;

@@ -1,18 +1,22 @@
 //! A seed in a transport: from its digest to the bytes of its index.
 //!
-//! manifest → configuration and index layer → index: each is named by a digest in the one before, so the
-//! seed's digest vouches for all of it.
+//! manifest → configuration, and table of contents of the index layer → frames of the index: each is named by
+//! a digest in the one before, so the seed's digest vouches for all of it.
 
-mod parallel;
+mod arrival;
+mod frames;
 
 use std::fmt;
 use std::io::{self, Read};
+use std::path::Path;
 use std::str::FromStr;
 
 use seed_format::Digest;
 
 use crate::manifest::{Config, Descriptor, MAX_MANIFEST, Manifest, ManifestError, annotation};
 use crate::transport::{Transport, TransportError};
+pub use arrival::Receiver;
+pub use frames::Frame;
 
 /// Labels of the image configuration.
 pub mod label {
@@ -45,7 +49,7 @@ pub const MAX_INDEX_LAYER: u64 = 1 << 30;
 
 /// Where the index lies in its layer blob, in bytes: in whole zstd frames, one after another. Written
 /// `offset:length:uncompressed` in the annotation `dev.nix-seed.index`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct IndexPosition {
     /// Where the first frame begins.
     pub offset: u64,
@@ -85,6 +89,20 @@ impl FromStr for IndexPosition {
             return Err(error());
         }
         Ok(Self { offset, len, uncompressed_len })
+    }
+}
+
+/// Where an index is.
+#[derive(Debug, Clone, Copy)]
+struct IndexPlace<'a> {
+    layer: &'a Descriptor,
+    position: &'a IndexPosition,
+}
+
+impl IndexPlace<'_> {
+    fn malformed(&self, what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> SeedError {
+        let source = io::Error::new(io::ErrorKind::InvalidData, what);
+        SeedError::IndexLayer { digest: self.layer.digest, source }
     }
 }
 
@@ -164,6 +182,20 @@ pub enum SeedError {
     },
 }
 
+impl SeedError {
+    /// Whether bytes came that are not those of the seed.
+    pub fn is_integrity(&self) -> bool {
+        match self {
+            Self::Transport(error) => error.is_integrity(),
+            Self::Blob { source, .. } => {
+                TransportError::in_io(source).is_some_and(TransportError::is_integrity)
+            }
+            Self::Manifest { .. } | Self::Position { .. } | Self::IndexLayer { .. } => true,
+            Self::NoIndex(_) | Self::Version { .. } | Self::TooLarge { .. } => false,
+        }
+    }
+}
+
 /// Opens the seed whose manifest has the digest `digest`: two round trips, for manifest and configuration.
 pub fn open(transport: &dyn Transport, digest: &Digest) -> Result<Seed, SeedError> {
     Outline::read(transport, digest)?.complete(transport)
@@ -196,16 +228,25 @@ impl Outline {
         &self.index_layer
     }
 
-    /// The whole blob of the index layer, verified: one round trip, and those in which connections get up
-    /// to speed.
-    pub fn index_blob(&self, transport: &dyn Transport) -> Result<Vec<u8>, SeedError> {
-        read_index_blob(transport, &self.index_layer)
+    /// Bytes of the index.
+    pub fn index_len(&self) -> u64 {
+        self.index_position.uncompressed_len
     }
 
-    /// The bytes of the index, from the blob of its layer. The caller has verified the blob.
-    pub fn extract_index(&self, blob: &[u8]) -> Result<Vec<u8>, SeedError> {
-        extract(blob, &self.index_position)
-            .map_err(|source| SeedError::IndexLayer { digest: self.index_layer.digest, source })
+    /// Brings the index to `receiver`, frame by frame, each of them verified: two round trips until the first
+    /// is there. Returns when all are.
+    ///
+    /// They are what the seed's maker wrote; whether they are a sound index is for
+    /// [`seed_format::index::Index::open`] to say. `kept` is a file in which the index is looked for first,
+    /// and which keeps it for the next time.
+    pub fn receive_index(
+        &self,
+        transport: &dyn Transport,
+        kept: Option<&Path>,
+        receiver: &dyn Receiver,
+    ) -> Result<(), SeedError> {
+        let index = IndexPlace { layer: &self.index_layer, position: &self.index_position };
+        arrival::receive(transport, index, kept, receiver)
     }
 
     /// Reads the configuration: one round trip.
@@ -229,14 +270,12 @@ fn check_version(digest: &Digest, config: &Config) -> Result<(), SeedError> {
 }
 
 impl Seed {
-    /// The bytes of the index, from its layer, whose digest is checked: one round trip.
-    ///
-    /// They are what the seed's maker wrote; whether they are a sound index is for
-    /// [`seed_format::index::Index::open`] to say.
+    /// The bytes of the index, verified.
     pub fn index_bytes(&self, transport: &dyn Transport) -> Result<Vec<u8>, SeedError> {
-        let blob = read_index_blob(transport, &self.index_layer)?;
-        extract(&blob, &self.index_position)
-            .map_err(|source| SeedError::IndexLayer { digest: self.index_layer.digest, source })
+        let index = IndexPlace { layer: &self.index_layer, position: &self.index_position };
+        let whole = arrival::Whole::default();
+        arrival::receive(transport, index, None, &whole)?;
+        Ok(whole.into_bytes())
     }
 
     /// The layers that hold the image's files: all but the index layer, lowest first. The layers of the
@@ -249,27 +288,6 @@ impl Seed {
     pub fn label(&self, key: &str) -> Option<&str> {
         self.config.config.labels.get(key).map(String::as_str)
     }
-}
-
-/// Decompresses the frames at `position`, which must hold exactly the index.
-fn extract(blob: &[u8], position: &IndexPosition) -> io::Result<Vec<u8>> {
-    let malformed = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
-    let range =
-        usize::try_from(position.offset).ok().zip(usize::try_from(position.offset + position.len).ok());
-    let frames = range.and_then(|(from, to)| blob.get(from..to)).ok_or_else(|| malformed("no such range"))?;
-    let len = usize::try_from(position.uncompressed_len).map_err(|_| malformed("too long an index"))?;
-    // Not all at once: the length is only what the annotation claims.
-    let mut index = Vec::with_capacity(len.min(frames.len().saturating_mul(16)));
-    zstd::Decoder::new(frames)?.take(position.uncompressed_len + 1).read_to_end(&mut index)?;
-    if index.len() != len {
-        return Err(malformed("the index has another length than its annotation says"));
-    }
-    Ok(index)
-}
-
-fn read_index_blob(transport: &dyn Transport, layer: &Descriptor) -> Result<Vec<u8>, SeedError> {
-    let parallel = (layer.size <= MAX_INDEX_LAYER).then(|| parallel::read(transport, layer)).flatten();
-    parallel.map_or_else(|| read_blob(transport, layer, MAX_INDEX_LAYER), Ok)
 }
 
 /// Reads a whole blob of at most `limit` bytes, verified.
@@ -296,25 +314,6 @@ mod tests {
             ["", "1:2", "1:2:3:4", "a:2:3", "-1:2:3", "+1:2:3", "1:2:99999999999", "18446744073709551615:1:1"]
         {
             assert!(text.parse::<IndexPosition>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn the_index_must_be_where_it_is_said_to_be() {
-        let frame = zstd::bulk::compress(&[7; 1000], 3).unwrap();
-        let blob = [b"ab".to_vec(), frame.clone(), frame.clone(), b"cd".to_vec()].concat();
-        let position = IndexPosition { offset: 2, len: 2 * frame.len() as u64, uncompressed_len: 2000 };
-        assert_eq!(extract(&blob, &position).unwrap(), [7; 2000]);
-        for wrong in [
-            IndexPosition { offset: 1, ..position },
-            IndexPosition { len: position.len - 1, ..position },
-            IndexPosition { len: position.len + 1, ..position },
-            IndexPosition { len: 1000, ..position },
-            IndexPosition { uncompressed_len: 1999, ..position },
-            IndexPosition { uncompressed_len: 2001, ..position },
-            IndexPosition { offset: u64::MAX / 2, ..position },
-        ] {
-            assert!(extract(&blob, &wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use seed_format::Digest;
-use seed_format::index::IndexError;
+use seed_fuse::index::IndexFault;
 use seed_fuse::mount::MountError;
 use serde::{Deserialize, Serialize};
 
@@ -89,7 +89,7 @@ pub enum SandboxError {
     NoNix,
     /// The seed's index cannot be read.
     #[error("the seed's index cannot be read")]
-    Index(#[source] IndexError),
+    Index(#[source] IndexFault),
     /// Nix failed inside. Why, it has said itself.
     #[error("`{command}` failed in the sandbox ({exit})")]
     Nix {

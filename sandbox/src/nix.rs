@@ -28,9 +28,10 @@ impl Nix {
     /// The Nix that a seed names in its labels, with the shell that its `/bin/sh` leads to.
     pub fn of_seed(seed: &SeedFs) -> Result<Self, SandboxError> {
         let nix = seed.seed().label(label::NIX).ok_or(SandboxError::NoNix)?;
-        let index = seed.index();
-        let shell = match index.resolve(b"bin/sh").map_err(SandboxError::Index)? {
-            Some(inode) => index.symlink(&inode).ok().map(|link| String::from_utf8_lossy(link).into_owned()),
+        let tree = seed.index().tree();
+        let unusable = |error| SandboxError::Index(seed.index().fault(error));
+        let shell = match tree.resolve(b"bin/sh").map_err(unusable)? {
+            Some(inode) => tree.symlink(&inode).ok().map(|link| String::from_utf8_lossy(link).into_owned()),
             None => None,
         };
         Ok(Self { programs: format!("{nix}/bin"), shell, features: Vec::new() })

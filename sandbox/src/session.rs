@@ -34,7 +34,7 @@ pub struct Sandbox {
     notes: Vec<Note>,
     phase: Phase,
     // Dropped after the processes ended, in this order.
-    _server: Option<seed_fuse::mount::Server>,
+    server: Option<seed_fuse::mount::Server>,
     _scratch: Option<scratch::Scratch>,
 }
 
@@ -90,11 +90,13 @@ impl Sandbox {
             environment: spec.environment.clone(),
             notes: Vec::new(),
             phase: Phase::new("sandbox"),
-            _server: None,
+            server: None,
             _scratch: scratch,
         };
         sandbox.request(&Request::Start(Box::new(plan)))?;
-        sandbox.make(&spec.lower)?;
+        if let Err(error) = sandbox.make(&spec.lower) {
+            return sandbox.blame_index(Err(error));
+        }
         sandbox.phase.seconds = started.elapsed().as_secs_f64();
         Ok(sandbox)
     }
@@ -106,7 +108,7 @@ impl Sandbox {
                 ((Reply::Seed, descriptors), Lower::Seed(seed)) => {
                     let server = seed_fuse::mount::serve(Arc::clone(seed), SUBTREE, single(descriptors)?)
                         .map_err(|error| SandboxError::Serve(Box::new(error)))?;
-                    self._server = Some(server);
+                    self.server = Some(server);
                     self.request(&Request::SeedServed)?;
                 }
                 ((Reply::Ready(notes), _), _) => {
@@ -143,7 +145,23 @@ impl Sandbox {
     }
 
     /// Runs a command and waits for its end, and for the end of all that it left running.
+    ///
+    /// If the seed's index turned out to be unusable meanwhile, that is the error: nothing that the command
+    /// saw fail tells more.
     pub fn execute(&mut self, command: Command) -> Result<Exit, SandboxError> {
+        let exit = self.execute_command(command);
+        self.blame_index(exit)
+    }
+
+    /// What came of something that read the seed, unless its index is to blame.
+    fn blame_index<T>(&self, result: Result<T, SandboxError>) -> Result<T, SandboxError> {
+        match self.server.as_ref().map(|server| server.fs().index().whole()) {
+            Some(Err(fault)) => Err(SandboxError::Index(fault)),
+            Some(Ok(_)) | None => result,
+        }
+    }
+
+    fn execute_command(&mut self, command: Command) -> Result<Exit, SandboxError> {
         let Command { argv, directory, environment, stdio } = command;
         let program = argv.first().map(|program| program.to_string_lossy().into_owned()).unwrap_or_default();
         let (descriptors, terminal) = match stdio {

@@ -46,8 +46,9 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
     let fs = open_seed(transport, &digest, &session.open_options())
         .context(|| format!("cannot open the seed {reference}"))?;
 
-    let chunks = fs.index().chunk_count();
-    let total = fs.index().layers().iter().map(|layer| layer.size).sum();
+    let index = fs.index().whole().context(|| format!("cannot read the index of {reference}"))?;
+    let chunks = index.chunk_count();
+    let total = index.layers().iter().map(|layer| layer.size).sum();
     let phase = session.printer.phase("pull");
     phase.set_total(total);
     fs.fetcher().prefetch(0..chunks);

@@ -29,7 +29,8 @@ impl ChunkPlace {
     }
 }
 
-/// The chunks of a seed, as its index tells them. All answers are immediate and the same every time.
+/// The chunks of a seed, as its index tells them. All answers are immediate. While the index is on its way
+/// there are none; once it is here, each answer is the same every time.
 pub trait ChunkMap: Send + Sync {
     /// How many chunks there are; ids are below it.
     fn count(&self) -> ChunkId;

@@ -225,6 +225,11 @@ impl Fetcher {
         .collect()
     }
 
+    /// Says that the chunk map, which was empty, has its chunks now.
+    pub fn map_arrived(&self) {
+        self.shared.work.notify_all();
+    }
+
     /// Fetches chunks in this order, before all that no read waits for: what a trace of an earlier run says
     /// will be read. It is only a hint; ids that do not exist are passed over.
     pub fn prefetch(&self, ids: impl IntoIterator<Item = ChunkId>) {

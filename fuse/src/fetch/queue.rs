@@ -284,7 +284,8 @@ impl Queue {
     }
 
     fn next_fill(&mut self, map: &dyn ChunkMap, store: &ChunkStore) -> Option<Span> {
-        let from = self.fill?;
+        // The map is empty while the index is on its way.
+        let from = self.fill.filter(|_| map.count() > 0)?;
         let wanted = |id| self.wanted(map, store, id);
         let first = (from..map.count()).find(|id| wanted(*id));
         let span = first.and_then(|first| plan::forward(map, first, map.count(), self.span_bytes, wanted));

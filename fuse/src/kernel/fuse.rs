@@ -220,8 +220,8 @@ impl fuser::Filesystem for Filesystem {
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        let index = self.tree.index();
-        let bytes: u64 = index.layers().iter().map(|layer| layer.virtual_size).sum();
+        let index = self.tree.index().tree();
+        let bytes: u64 = index.devices().flatten().map(|(_, bytes)| bytes).sum();
         let block = 4096;
         reply.statfs(bytes / u64::from(block), 0, 0, index.inode_count(), 0, block, 255, block);
     }

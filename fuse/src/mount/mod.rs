@@ -130,7 +130,7 @@ impl MountError {
             Self::Refused(_) => return Failure::Refused,
             Self::Open(error) => error.is_integrity(),
             Self::Tree(TreeError::Fetch(error)) => error.is_integrity(),
-            Self::Tree(TreeError::Index(_)) => true,
+            Self::Tree(TreeError::Index(fault)) => fault.is_integrity(),
             _ => false,
         };
         if integrity { Failure::Integrity } else { Failure::Failed }

@@ -1,21 +1,17 @@
 //! From a digest to a file system that is ready: the manifest, the index, nothing else.
 
-use std::collections::HashMap;
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
 use seed_format::Digest;
-use seed_format::index::{Index, IndexError};
-use seed_image::manifest::Descriptor;
 use seed_image::seed::{Outline, Seed, SeedError};
 use seed_image::transport::{Transport, TransportError};
 
 use super::allocator::bound_allocator;
 use crate::fetch::{self, FetchError, Fetcher};
-use crate::index::{IndexedChunks, SeedIndex};
+use crate::index::{Arriving, IndexFault, IndexedChunks, SeedIndex};
 use crate::source::TransportSource;
 use crate::stats::{Counters, Stats};
 use crate::store::{ChunkStore, StoreConfig, StoreError};
@@ -51,28 +47,12 @@ pub enum OpenError {
     /// The manifest, the configuration or the index layer could not be had, or is malformed.
     #[error("the seed cannot be read")]
     Seed(#[from] SeedError),
-    /// The index layer's bytes are not those of its digest.
-    #[error("the index layer {expected} has the digest {actual}")]
-    IndexDigest {
-        /// The digest that the manifest gives.
-        expected: Digest,
-        /// The digest of what came.
-        actual: Digest,
-    },
-    /// The index is malformed.
-    #[error("the index in layer {layer} is malformed")]
-    Index {
-        /// The layer.
-        layer: Digest,
-        /// What is wrong with it.
-        source: IndexError,
-    },
-    /// The index speaks of other layers than the manifest.
-    #[error("the index speaks of layer {0}, which the manifest does not have with that size")]
-    ForeignLayer(Digest),
-    /// The thread that read the index panicked.
-    #[error("the index was not read to its end")]
-    Panicked,
+    /// The index cannot be used.
+    #[error("the index cannot be used")]
+    Index(#[from] IndexFault),
+    /// A thread could not be started.
+    #[error("a thread cannot be started")]
+    Thread(#[source] io::Error),
     /// The cache cannot be used.
     #[error("the cache cannot be used")]
     Store(#[from] StoreError),
@@ -84,21 +64,11 @@ pub enum OpenError {
 impl OpenError {
     /// Whether bytes came that are not those of the seed.
     pub fn is_integrity(&self) -> bool {
-        let wrong = |error: &TransportError| {
-            matches!(error, TransportError::WrongDigest { .. } | TransportError::WrongSize { .. })
-        };
         match self {
-            Self::Place(error) | Self::Seed(SeedError::Transport(error)) => wrong(error),
-            Self::Seed(SeedError::Blob { source, .. }) => {
-                source.get_ref().and_then(|error| error.downcast_ref()).is_some_and(wrong)
-            }
-            Self::Seed(
-                SeedError::Manifest { .. } | SeedError::Position { .. } | SeedError::IndexLayer { .. },
-            )
-            | Self::IndexDigest { .. }
-            | Self::Index { .. }
-            | Self::ForeignLayer(_) => true,
-            Self::Seed(_) | Self::Panicked | Self::Store(_) | Self::Fetch(_) => false,
+            Self::Place(error) => error.is_integrity(),
+            Self::Seed(error) => error.is_integrity(),
+            Self::Index(fault) => fault.is_integrity(),
+            Self::Thread(_) | Self::Store(_) | Self::Fetch(_) => false,
         }
     }
 }
@@ -112,13 +82,13 @@ pub struct SeedFs {
     counters: Arc<Counters>,
 }
 
-/// Opens the seed with this manifest digest: two round trips to a registry, the manifest first, then the
-/// configuration and the index together.
+/// Opens the seed with this manifest digest: the manifest, then the configuration and the beginning of the
+/// index together. The rest of the index arrives while the seed is used.
 ///
 /// The process's allocator is bounded by this: it gives freed memory back sooner.
 ///
 /// Everything is verified from the digest down: the manifest against `digest`, the configuration and the
-/// index layer against the manifest, and later every chunk against the index.
+/// frames of the index against the manifest, and later every chunk against the index.
 pub fn open_seed(
     transport: Arc<dyn Transport>,
     digest: &Digest,
@@ -126,13 +96,9 @@ pub fn open_seed(
 ) -> Result<Arc<SeedFs>, OpenError> {
     bound_allocator();
     let outline = Outline::read(&*transport, digest)?;
-    let (seed, index) = thread::scope(|scope| {
-        let index = scope.spawn(|| read_index(&*transport, &outline, options.cache.as_deref()));
-        let seed = outline.clone().complete(&*transport);
-        (seed, index.join().unwrap_or(Err(OpenError::Panicked)))
-    });
-    let (seed, index) = (seed?, index?);
-    check_layers(&index, &seed)?;
+    let bytes = start_arrival(&transport, &outline, options)?;
+    let seed = outline.complete(&*transport)?;
+    let index = Arc::new(SeedIndex::open(bytes, &seed)?);
 
     let counters = Arc::new(Counters::default());
     let store = StoreConfig {
@@ -141,9 +107,8 @@ pub fn open_seed(
         memory: options.memory,
     };
     let store = Arc::new(ChunkStore::open(store, Arc::clone(&counters))?);
-    let index = Arc::new(index);
     let mut fetch = options.fetch.clone();
-    let whole: u64 = index.layers().iter().map(|layer| layer.virtual_size).sum();
+    let whole = index.virtual_size()?;
     if fetch.fill && whole > options.cache_limit / 4 * 3 {
         tracing::info!(
             seed = whole,
@@ -159,7 +124,40 @@ pub fn open_seed(
         Arc::clone(&counters),
         fetch,
     )?;
-    Ok(Arc::new(SeedFs { seed, index, fetcher: Arc::new(fetcher), counters }))
+    let fetcher = Arc::new(fetcher);
+    complete_later(&index, &fetcher)?;
+    Ok(Arc::new(SeedFs { seed, index, fetcher, counters }))
+}
+
+/// Begins to fetch the index, in a thread of its own.
+fn start_arrival(
+    transport: &Arc<dyn Transport>,
+    outline: &Outline,
+    options: &OpenOptions,
+) -> Result<Arriving, OpenError> {
+    let kept =
+        options.cache.as_ref().map(|cache| cache.join("index").join(outline.index_layer().digest.hex()));
+    let len = usize::try_from(outline.index_len()).expect("at most MAX_INDEX_LEN");
+    let arriving = Arriving::new(len, options.fetch.read_deadline);
+    let (transport, outline, bytes) = (Arc::clone(transport), outline.clone(), arriving.clone());
+    spawn("index", move || bytes.end(outline.receive_index(&*transport, kept.as_deref(), &bytes).err()))?;
+    Ok(arriving)
+}
+
+/// Checks the index once all of it is here, and begins with what needs all of it.
+fn complete_later(index: &Arc<SeedIndex>, fetcher: &Arc<Fetcher>) -> Result<(), OpenError> {
+    let (index, fetcher) = (Arc::clone(index), Arc::downgrade(fetcher));
+    spawn("index-check", move || match (index.whole(), fetcher.upgrade()) {
+        (Ok(_), Some(fetcher)) => fetcher.map_arrived(),
+        (Ok(_), None) => {}
+        (Err(fault), _) => {
+            tracing::error!(error = &fault as &dyn std::error::Error, "the index cannot be used")
+        }
+    })
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), OpenError> {
+    thread::Builder::new().name(name.to_owned()).spawn(run).map(drop).map_err(OpenError::Thread)
 }
 
 impl SeedFs {
@@ -173,7 +171,7 @@ impl SeedFs {
         &self.seed
     }
 
-    /// The seed's index.
+    /// The seed's index, which may still be arriving.
     pub fn index(&self) -> &SeedIndex {
         &self.index
     }
@@ -195,65 +193,5 @@ impl SeedFs {
     /// The file system below `subtree`, such as `nix/store`; empty for the whole image.
     pub fn tree(&self, subtree: &[u8]) -> Result<Tree, TreeError> {
         Tree::new(Arc::clone(&self.index), Arc::clone(&self.fetcher), subtree)
-    }
-}
-
-fn read_index(
-    transport: &dyn Transport,
-    outline: &Outline,
-    cache: Option<&Path>,
-) -> Result<SeedIndex, OpenError> {
-    let layer = outline.index_layer();
-    let cached = cache.map(|cache| cache.join("index").join(layer.digest.hex()));
-    let blob = match cached.as_deref().and_then(|file| read_cached(file, layer)) {
-        Some(blob) => blob,
-        None => {
-            let blob = outline.index_blob(transport)?;
-            let actual = Digest::of(&blob);
-            if actual != layer.digest {
-                return Err(OpenError::IndexDigest { expected: layer.digest, actual });
-            }
-            if let Some(file) = &cached
-                && let Err(error) = write_cached(file, &blob)
-            {
-                tracing::warn!(file = %file.display(), %error, "the index cannot be cached");
-            }
-            blob
-        }
-    };
-    let bytes = outline.extract_index(&blob)?;
-    drop(blob);
-    Index::open(bytes).map_err(|source| OpenError::Index { layer: layer.digest, source })
-}
-
-/// The layer's blob from the cache, if it is there and right.
-fn read_cached(file: &Path, layer: &Descriptor) -> Option<Vec<u8>> {
-    let size = fs::metadata(file).ok()?.len();
-    let blob = if size == layer.size { fs::read(file).ok()? } else { Vec::new() };
-    if Digest::of(&blob) == layer.digest {
-        return Some(blob);
-    }
-    tracing::warn!(file = %file.display(), "a cached index has wrong bytes: it is fetched again");
-    None
-}
-
-/// Writes the blob beside its name and renames it, so that nobody reads half of it.
-fn write_cached(file: &Path, blob: &[u8]) -> io::Result<()> {
-    let directory = file.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(directory)?;
-    let unfinished = file.with_extension(format!("{}.tmp", std::process::id()));
-    let written = fs::write(&unfinished, blob).and_then(|()| fs::rename(&unfinished, file));
-    if written.is_err() {
-        let _ = fs::remove_file(&unfinished);
-    }
-    written
-}
-
-/// The layers that chunks are fetched from are those of the manifest, with their sizes.
-fn check_layers(index: &SeedIndex, seed: &Seed) -> Result<(), OpenError> {
-    let known: HashMap<_, _> = seed.manifest.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
-    match index.layers().iter().find(|layer| known.get(&layer.digest) != Some(&layer.size)) {
-        Some(foreign) => Err(OpenError::ForeignLayer(foreign.digest)),
-        None => Ok(()),
     }
 }

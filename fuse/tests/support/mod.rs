@@ -16,7 +16,7 @@ use seed_format::index::{self, LayerInput, PathInput};
 use seed_format::layer::{LayerWriter, Options, tree_order};
 use seed_format::store_path::StorePath;
 use seed_image::manifest::{Config, Descriptor, Manifest, annotation, media_type};
-use seed_image::seed::{FORMAT_VERSION, label};
+use seed_image::seed::{FORMAT_VERSION, INDEX_PATH, IndexPosition, label};
 use seed_image::transport::{self, BytesContent, Transport, TransportOptions};
 
 /// A layout with one seed in it.
@@ -60,11 +60,19 @@ pub fn pack(
         })
         .collect();
     let index = index::build(&inputs, &paths).unwrap();
-    let frame = zstd::bulk::compress(&index, 3).unwrap();
-    let blob = [b"some tar header".as_slice(), &frame, b"padding"].concat();
-    let mut index_layer = Descriptor::new(media_type::LAYER_ZSTD, Digest::of(&blob), blob.len() as u64);
-    let place = format!("15:{}:{}", frame.len(), index.len());
-    index_layer.annotations = BTreeMap::from([(annotation::SEED_INDEX.to_owned(), place)]);
+    let mut writer = LayerWriter::new(Vec::new(), Options { level: 3, chunk_size: 4096 }).unwrap();
+    for (at, _) in INDEX_PATH.match_indices('/') {
+        writer.entry(Entry::directory(&INDEX_PATH[..at])).unwrap();
+    }
+    writer.file(Entry::regular(INDEX_PATH, index.len() as u64, false), index.as_slice()).unwrap();
+    let (blob, layer) = writer.finish().unwrap();
+    let chunks = &layer.entries.last().unwrap().chunks;
+    let (first, last) = (&chunks[0], &chunks[chunks.len() - 1]);
+    let len = last.blob_offset + u64::from(last.blob_len) - first.blob_offset;
+    let place = IndexPosition { offset: first.blob_offset, len, uncompressed_len: index.len() as u64 };
+    let mut index_layer = Descriptor::new(media_type::LAYER_ZSTD, layer.digest, layer.size);
+    index_layer.annotations = layer.annotations;
+    index_layer.annotations.insert(annotation::SEED_INDEX.to_owned(), place.to_string());
     layout.put_blob(&index_layer, &mut BytesContent(&blob)).unwrap();
 
     let mut config = Config { architecture: "amd64".into(), os: "linux".into(), ..Config::default() };

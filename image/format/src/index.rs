@@ -12,11 +12,12 @@
 //!
 //! **What is checked when.** [`Index::open`] checks the superblock and the tables, all of them, in time
 //! linear in their size; afterwards no record can lead out of its layer, its table or the file. The tree
-//! is checked where it is walked. [`Index::extent`] checks that a file is exactly the chunks of one file
+//! is checked where it is walked, and needs no tables: a [`FileTree`] can be used before they are there. [`Index::extent`] checks that a file is exactly the chunks of one file
 //! of the chunk table. [`Index::check`] walks and checks everything, for verification.
 
 mod build;
 mod check;
+mod file_tree;
 mod layout;
 mod open;
 mod records;
@@ -26,6 +27,7 @@ mod walk;
 
 pub use build::{BuildError, LayerInput, PathInput, build};
 pub use check::{CheckError, Summary};
+pub use file_tree::FileTree;
 pub use open::{Index, IndexError};
 pub use records::{ChunkId, ChunkRecord, Extent, LayerRecord, PathRecord};
 

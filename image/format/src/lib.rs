@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod assign;
+pub mod bytes;
 pub mod digest;
 pub mod entry;
 pub mod erofs;

@@ -20,8 +20,8 @@ use crate::tree::{self, Visitor};
 /// Writes a layer to a file.
 pub(super) type Writer = LayerWriter<BufWriter<File>>;
 
-/// How the index layer is compressed: in one frame if it can be, because it is read as a whole.
-pub(super) const INDEX_COMPRESSION: layer::Options = layer::Options { level: 6, chunk_size: 16 << 20 };
+/// How the index layer is compressed: in frames that a mount can use one by one, as they arrive.
+pub(super) const INDEX_COMPRESSION: layer::Options = layer::Options { level: 6, chunk_size: 128 << 10 };
 
 /// Mode bits of directories around the store, and of files that their owner writes.
 const OPEN_DIRECTORY: u16 = 0o755;

@@ -1,50 +1,98 @@
-//! The index of a seed is fetched in parts, and never taken for what it is not.
+//! The index of a seed is fetched in parts, used from the first one on, and never taken for what it is not.
 
+use std::fs;
 use std::net::TcpStream;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use seed_format::Digest;
+use seed_format::layer::{LayerWriter, Options};
+use seed_format::{Digest, Entry};
 use seed_image::manifest::{Manifest, annotation, media_type};
-use seed_image::seed::{Outline, SeedError};
+use seed_image::seed::{Frame, INDEX_PATH, IndexPosition, Outline, Receiver, SeedError};
 use seed_image::transport::Transport;
 
 use crate::support::hostile::{Hostile, Request, reply, reply_blob};
 use crate::support::servers::{Kind, Server};
 use crate::support::{noise, open, options, put_image};
 
-/// Worth 16 parts.
+/// Bytes that are no index, but frames do not tell.
 const SIZE: usize = 2 << 20;
+const FRAME: u32 = 128 << 10;
 
-/// The manifest of an image whose one layer claims to hold an index.
-fn with_index(place: &dyn Transport, blob: &[u8]) -> Vec<u8> {
-    let (_, manifest) = put_image(place, &[blob.to_vec()], None, None);
+/// The blob of a layer that holds `index`, and the manifest of an image that has no other layer.
+fn with_index(place: &dyn Transport, index: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let mut writer = LayerWriter::new(Vec::new(), Options { level: 1, chunk_size: FRAME }).unwrap();
+    for (at, _) in INDEX_PATH.match_indices('/') {
+        writer.entry(Entry::directory(&INDEX_PATH[..at])).unwrap();
+    }
+    writer.file(Entry::regular(INDEX_PATH, index.len() as u64, false), index).unwrap();
+    let (blob, layer) = writer.finish().unwrap();
+    let chunks = &layer.entries.last().unwrap().chunks;
+    let (first, last) = (&chunks[0], &chunks[chunks.len() - 1]);
+    let len = last.blob_offset + u64::from(last.blob_len) - first.blob_offset;
+    let position = IndexPosition { offset: first.blob_offset, len, uncompressed_len: index.len() as u64 };
+
+    let (_, manifest) = put_image(place, std::slice::from_ref(&blob), None, None);
     let mut manifest = Manifest::parse(&manifest).unwrap();
-    let position = format!("0:{}:{}", blob.len(), blob.len());
-    manifest.layers[0].annotations.insert(annotation::SEED_INDEX.into(), position);
-    manifest.to_bytes()
+    manifest.layers[0].annotations = layer.annotations;
+    manifest.layers[0].annotations.insert(annotation::SEED_INDEX.into(), position.to_string());
+    (blob, manifest.to_bytes())
+}
+
+/// Collects the frames.
+#[derive(Default)]
+struct Collected {
+    frames: Mutex<Vec<Frame>>,
+    taken: Mutex<Vec<(usize, Vec<u8>)>>,
+}
+
+impl Receiver for Collected {
+    fn expect(&self, frames: &[Frame]) {
+        *self.frames.lock().unwrap() = frames.to_vec();
+    }
+
+    fn take(&self, number: usize, bytes: &[u8]) {
+        self.taken.lock().unwrap().push((number, bytes.to_vec()));
+    }
+
+    fn wanted(&self) -> Option<usize> {
+        None
+    }
+}
+
+impl Collected {
+    /// The index, of which each frame came once.
+    fn index(&self) -> Vec<u8> {
+        let mut taken = self.taken.lock().unwrap().clone();
+        taken.sort_by_key(|(number, _)| *number);
+        assert!(taken.iter().map(|(number, _)| *number).eq(0..self.frames.lock().unwrap().len()));
+        taken.into_iter().flat_map(|(_, bytes)| bytes).collect()
+    }
 }
 
 #[test]
 fn a_large_one_comes_in_parts() {
     let server = Server::start(Kind::Docker);
     let place = open(&format!("{}/app", server.address), &options());
-    let blob = noise(5, SIZE);
-    let manifest = with_index(&*place, &blob);
+    let index = noise(5, SIZE);
+    let (blob, manifest) = with_index(&*place, &index);
     let digest = place.put_manifest(&manifest, media_type::MANIFEST, None).unwrap();
     let outline = Outline::read(&*place, &digest).unwrap();
     let before = place.counters().requests;
-    assert_eq!(outline.index_blob(&*place).unwrap(), blob);
-    assert_eq!(place.counters().requests - before, 16);
+    let collected = Collected::default();
+    outline.receive_index(&*place, None, &collected).unwrap();
+    assert_eq!(collected.index(), index);
+    let parts = blob.len().div_ceil(FRAME as usize) as u64;
+    assert_eq!(place.counters().requests - before, parts + 1, "the parts and the table of contents");
 }
 
 /// A server of the image that flips a bit in answers to requests for which `lies` holds.
 fn lying(lies: impl Fn(&Request) -> bool + Send + Sync + 'static) -> (Hostile, Digest, Vec<u8>) {
     let directory = tempfile::tempdir().unwrap();
     let layout = open(&format!("oci:{}", directory.path().display()), &options());
-    let blob = noise(6, SIZE);
-    let manifest = with_index(&*layout, &blob);
+    let index = noise(6, SIZE);
+    let (blob, manifest) = with_index(&*layout, &index);
     let digest = Digest::of(&manifest);
-    let served = Arc::new((manifest, blob.clone()));
+    let served = Arc::new((manifest, blob));
     let server = Hostile::start(move |request: &Request, _, to: &mut TcpStream| {
         let (manifest, blob) = &*served;
         if request.target.contains("/manifests/") {
@@ -53,23 +101,60 @@ fn lying(lies: impl Fn(&Request) -> bool + Send + Sync + 'static) -> (Hostile, D
         let mut blob = blob.clone();
         if lies(request) {
             blob[SIZE / 2] ^= 1;
+            let end = blob.len() - 100;
+            blob[end] ^= 1;
         }
         reply_blob(request, to, &blob)
     });
-    (server, digest, blob)
+    (server, digest, index)
 }
 
 #[test]
 fn wrong_parts_are_thrown_away() {
-    let (server, digest, blob) = lying(|request| request.range().is_some());
+    let (server, digest, index) = lying(|request| request.range().is_some());
     let place = open(&format!("{}/app", server.address), &options());
-    assert_eq!(Outline::read(&*place, &digest).unwrap().index_blob(&*place).unwrap(), blob);
+    let collected = Collected::default();
+    Outline::read(&*place, &digest).unwrap().receive_index(&*place, None, &collected).unwrap();
+    assert_eq!(collected.index(), index);
 }
 
 #[test]
 fn a_wrong_blob_is_an_error() {
-    let (server, digest, _) = lying(|_| true);
+    let (server, digest, index) = lying(|_| true);
     let place = open(&format!("{}/app", server.address), &options());
-    let error = Outline::read(&*place, &digest).unwrap().index_blob(&*place).unwrap_err();
+    let collected = Collected::default();
+    let outline = Outline::read(&*place, &digest).unwrap();
+    let error = outline.receive_index(&*place, None, &collected).unwrap_err();
     assert!(matches!(error, SeedError::Transport(_) | SeedError::Blob { .. }), "{error:?}");
+    let frames = collected.frames.lock().unwrap();
+    for (number, bytes) in &*collected.taken.lock().unwrap() {
+        assert_eq!(*bytes, index[frames[*number].range.clone()], "what was given out is right");
+    }
+}
+
+#[test]
+fn a_kept_one_needs_no_request() {
+    let (server, digest, index) = lying(|_| false);
+    let place = open(&format!("{}/app", server.address), &options());
+    let directory = tempfile::tempdir().unwrap();
+    let kept = directory.path().join("index/kept");
+    let outline = Outline::read(&*place, &digest).unwrap();
+    let receive = || {
+        let before = place.counters().requests;
+        let collected = Collected::default();
+        outline.receive_index(&*place, Some(&kept), &collected).unwrap();
+        assert_eq!(collected.index(), index);
+        place.counters().requests - before
+    };
+    assert!(receive() > 0);
+    assert_eq!(receive(), 0);
+
+    let good = fs::read(&kept).unwrap();
+    let mut flipped = good.clone();
+    flipped[SIZE / 3] ^= 1;
+    for wrong in [flipped, good[..good.len() - 1].to_vec(), Vec::new()] {
+        fs::write(&kept, wrong).unwrap();
+        assert!(receive() > 0, "it is fetched again");
+        assert_eq!(fs::read(&kept).unwrap(), good);
+    }
 }

@@ -1,11 +1,14 @@
 //! From the bytes of an image to inodes, links and extents.
 
+use std::fmt;
+
 use super::{
     BLOCK_BITS, BLOCK_LEN, BLOCK_SIZE, CHUNK_FORMAT_BITS, CHUNK_FORMAT_INDEXES, CHUNK_INDEX_LEN, COMPACT_LEN,
     EXTENDED_LEN, FEATURE_COMPAT, FEATURE_INCOMPAT, FORMAT_BITS, FORMAT_EXTENDED, FileType, INODE_SLOT,
     Layout, MAGIC, MAX_DEVICES, MTIME, Nid, SLOT_LEN, SLOT_OFFSET, SUPERBLOCK_OFFSET, VOLUME_NAME, dir, ino,
     le_u16, le_u32, le_u64, sb, superblock_checksum,
 };
+use crate::bytes::Bytes;
 use crate::entry::MAX_TARGET_LEN;
 
 /// Why bytes are not an image, or a part of one cannot be used.
@@ -36,6 +39,12 @@ pub enum ImageError {
         field: &'static str,
         /// Its value.
         value: u64,
+    },
+    /// A device is not in the table, or its tag is not the digest of a layer.
+    #[error("the EROFS image has no device {number} whose tag is a digest")]
+    Device {
+        /// The device, counted from 0.
+        number: u16,
     },
     /// An inode is malformed, or of a kind that a seed does not have.
     #[error("inode {nid} is malformed: {fault}")]
@@ -72,9 +81,10 @@ pub struct Superblock {
 
 impl Superblock {
     /// Reads and checks the superblock of the image that `bytes` begin with.
-    pub fn parse(bytes: &[u8]) -> Result<Self, ImageError> {
-        let truncated = |needed| ImageError::Truncated { needed, len: bytes.len() as u64 };
-        let block = bytes.first_chunk::<BLOCK_LEN>().ok_or(truncated(BLOCK_SIZE))?;
+    pub fn parse(bytes: &dyn Bytes) -> Result<Self, ImageError> {
+        let truncated = |needed| ImageError::Truncated { needed, len: bytes.total_len() as u64 };
+        let block = bytes.get_bytes(0..BLOCK_LEN).and_then(<[u8]>::first_chunk::<BLOCK_LEN>);
+        let block = block.ok_or(truncated(BLOCK_SIZE))?;
         let raw = &block[SUPERBLOCK_OFFSET..];
 
         let expected = [
@@ -107,7 +117,8 @@ impl Superblock {
             return Err(ImageError::Superblock { field: "extra_devices", value: devices.into() });
         }
         let needed = u64::from(le_u32(raw, sb::BLOCKS)) * BLOCK_SIZE;
-        let len = usize::try_from(needed).ok().filter(|len| *len <= bytes.len()).ok_or(truncated(needed))?;
+        let len =
+            usize::try_from(needed).ok().filter(|len| *len <= bytes.total_len()).ok_or(truncated(needed))?;
         if (SLOT_OFFSET + usize::from(devices)) * SLOT_LEN > len {
             return Err(ImageError::Superblock { field: "blocks", value: needed / BLOCK_SIZE });
         }
@@ -148,21 +159,28 @@ enum Data {
 ///
 /// Every method checks what it touches: whatever the bytes, it answers or fails in time that is bounded
 /// by what it gives back.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Image<'a> {
-    bytes: &'a [u8],
+    bytes: &'a dyn Bytes,
     superblock: Superblock,
+}
+
+/// Shows what the image is of, not its bytes.
+impl fmt::Debug for Image<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Image").field("superblock", &self.superblock).finish_non_exhaustive()
+    }
 }
 
 impl<'a> Image<'a> {
     /// The image that `bytes` begin with.
-    pub fn open(bytes: &'a [u8]) -> Result<Self, ImageError> {
-        Superblock::parse(bytes).map(|superblock| Self { bytes: &bytes[..superblock.len], superblock })
+    pub fn open(bytes: &'a dyn Bytes) -> Result<Self, ImageError> {
+        Superblock::parse(bytes).map(|superblock| Self { bytes, superblock })
     }
 
     /// The image whose superblock was read before from the same bytes.
-    pub(crate) fn reopen(bytes: &'a [u8], superblock: Superblock) -> Self {
-        Self { bytes: bytes.get(..superblock.len).unwrap_or_default(), superblock }
+    pub(crate) fn reopen(bytes: &'a dyn Bytes, superblock: Superblock) -> Self {
+        Self { bytes, superblock }
     }
 
     /// What the superblock says.
@@ -173,7 +191,7 @@ impl<'a> Image<'a> {
     /// The tag of a device, which a seed gives the 64 hexadecimal digits of a layer's digest, and its blocks.
     pub fn device(&self, device: u16) -> Option<(&'a [u8; 64], u32)> {
         let at = (SLOT_OFFSET + usize::from(device)) * SLOT_LEN;
-        let slot = self.bytes.get(at..at + SLOT_LEN).filter(|_| device < self.superblock.devices)?;
+        let slot = self.slice(at as u64, SLOT_LEN as u64).filter(|_| device < self.superblock.devices)?;
         slot.first_chunk().map(|tag| (tag, le_u32(slot, 64)))
     }
 
@@ -266,7 +284,7 @@ impl<'a> Image<'a> {
     fn slice(&self, offset: u64, len: u64) -> Option<&'a [u8]> {
         let start = usize::try_from(offset).ok()?;
         let end = usize::try_from(offset.checked_add(len)?).ok()?;
-        self.bytes.get(start..end)
+        if end > self.superblock.len { None } else { self.bytes.get_bytes(start..end) }
     }
 
     fn extent_data(&self, layout: Layout, size: u64, format: u32, behind: u64) -> Result<Data, &'static str> {

@@ -2,6 +2,7 @@
 
 use super::STORE;
 use super::open::{Index, IndexError};
+use crate::bytes::Bytes;
 use crate::erofs::{FileType, Inode, Nid};
 
 /// What an index holds.
@@ -51,7 +52,7 @@ pub enum CheckError {
     },
 }
 
-impl<B: AsRef<[u8]>> Index<B> {
+impl<B: Bytes> Index<B> {
     /// Walks the whole tree and checks that it agrees with itself and with the tables: inodes and link
     /// counts; that every file of the chunk table is one file of the tree; that each store path's record
     /// gives its inode and its chunks.
@@ -60,7 +61,7 @@ impl<B: AsRef<[u8]>> Index<B> {
     /// place of an inode.
     pub fn check(&self) -> Result<Summary, CheckError> {
         let mut summary = Summary::default();
-        let mut seen_inodes = Bits::new(self.superblock.len / 32);
+        let mut seen_inodes = Bits::new(self.tree.superblock.len / 32);
         let mut seen_chunks = Bits::new(self.chunk_count() as usize);
         self.walk(|path, inode| {
             let entry = |fault| CheckError::Entry { path: path.to_vec(), fault };

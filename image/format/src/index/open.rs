@@ -1,16 +1,17 @@
 //! Opening an index: everything but the file tree is checked here.
 
 use std::fmt;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 use super::layout::{
     CHUNK_LEN, Counts, DIGEST_LEN, HEADER_LEN, LAYER_LEN, ORDER_LEN, PATH_LEN, REFERENCE_LEN, Tables, chunk,
     header, layer, path,
 };
 use super::records::LayerRecord;
-use super::{MAGIC, MAX_CHUNK_LEN, MAX_INDEX_LEN, MAX_LAYER_LEN, VERSION, max_blob_len};
+use super::{FileTree, MAGIC, MAX_CHUNK_LEN, MAX_INDEX_LEN, MAX_LAYER_LEN, VERSION, max_blob_len};
 use crate::Digest;
-use crate::erofs::{BLOCK_SIZE, Image, ImageError, Nid, Superblock, le_u32, le_u64};
+use crate::bytes::Bytes;
+use crate::erofs::{BLOCK_SIZE, Image, ImageError, Nid, le_u32, le_u64};
 use crate::store_path::StorePath;
 
 /// Why bytes are not an index, or a part of one cannot be used.
@@ -66,13 +67,13 @@ pub enum IndexError {
     },
 }
 
-/// An index, opened over its bytes: a vector, a slice or a memory map.
+/// An index, opened over its bytes: a vector, a slice, a memory map, or bytes that are arriving.
 ///
 /// Opening it checks the superblock and all tables (see the [module](super)) and keeps nothing but the
-/// layer table in memory. No method allocates, but for those that say so.
+/// layer table in memory. No method allocates, but for those that say so. What does not need the tables
+/// is asked of its [`FileTree`].
 pub struct Index<B> {
-    pub(super) bytes: B,
-    pub(super) superblock: Superblock,
+    pub(super) tree: FileTree<B>,
     pub(super) layers: Vec<LayerRecord>,
     pub(super) tables: Places,
 }
@@ -81,9 +82,17 @@ pub struct Index<B> {
 impl<B> fmt::Debug for Index<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Index")
-            .field("superblock", &self.superblock)
+            .field("tree", &self.tree)
             .field("layers", &self.layers)
             .finish_non_exhaustive()
+    }
+}
+
+impl<B> Deref for Index<B> {
+    type Target = FileTree<B>;
+
+    fn deref(&self) -> &FileTree<B> {
+        &self.tree
     }
 }
 
@@ -98,21 +107,24 @@ pub(super) struct Places {
     pub(super) names: Range<usize>,
 }
 
-impl<B: AsRef<[u8]>> Index<B> {
+impl<B: Bytes> Index<B> {
     /// Opens an index. `bytes` must not change while it is in use.
     pub fn open(bytes: B) -> Result<Self, IndexError> {
-        let file = bytes.as_ref();
-        if file.len() as u64 > MAX_INDEX_LEN {
-            return Err(IndexError::TooLong(file.len() as u64));
-        }
-        let image = Image::open(file)?;
-        let superblock = image.superblock();
-        let (counts, tables) = read_header(file, superblock.len)?;
+        Self::complete(FileTree::open(bytes)?)
+    }
+
+    /// Opens the index whose tree is open already: waits for its tables.
+    pub fn complete(tree: FileTree<B>) -> Result<Self, IndexError> {
+        let image = tree.image();
+        let start = tree.superblock.len;
+        let len = tree.bytes.total_len();
+        // The header, and all that it counts.
+        let rest = tree.bytes.get_bytes(start..len).ok_or(IndexError::Magic)?;
+        let (counts, tables) = read_header(rest, start, len)?;
         let place = |start: u64, count: u32, len: usize| {
             let start = usize::try_from(start).expect("the header was checked against the file's length");
             start..start + count as usize * len
         };
-        let layers = &file[place(tables.layers, counts.layers, LAYER_LEN)];
         let places = Places {
             chunks: place(tables.chunks, counts.chunks, CHUNK_LEN),
             digests: place(tables.digests, counts.chunks, DIGEST_LEN),
@@ -121,16 +133,25 @@ impl<B: AsRef<[u8]>> Index<B> {
             order: place(tables.order, counts.paths, ORDER_LEN),
             names: place(tables.names, counts.names, 1),
         };
-        let layers = read_layers(layers, &image, counts.chunks)?;
-        check_chunks(&file[places.chunks.clone()], &layers)?;
-        check_paths(file, &places)?;
-        Ok(Self { bytes, superblock, layers, tables: places })
+        let table = |place: &Range<usize>| &rest[place.start - start..place.end - start];
+        let layers =
+            read_layers(table(&place(tables.layers, counts.layers, LAYER_LEN)), &image, counts.chunks)?;
+        check_chunks(table(&places.chunks), &layers)?;
+        check_paths(
+            table(&places.paths),
+            table(&places.references),
+            table(&places.order),
+            table(&places.names),
+            counts.chunks as usize,
+        )?;
+        Ok(Self { tree, layers, tables: places })
     }
 }
 
-/// Reads the header at `start` and checks that the tables are where their counts put them.
-fn read_header(file: &[u8], start: usize) -> Result<(Counts, Tables), IndexError> {
-    let raw = file.get(start..start + HEADER_LEN).ok_or(IndexError::Magic)?;
+/// Reads the header, which `rest` begins with, at `start` in a file of `file_len` bytes, and checks that the
+/// tables are where their counts put them.
+fn read_header(rest: &[u8], start: usize, file_len: usize) -> Result<(Counts, Tables), IndexError> {
+    let raw = rest.get(..HEADER_LEN).ok_or(IndexError::Magic)?;
     if raw[header::MAGIC..][..MAGIC.len()] != MAGIC {
         return Err(IndexError::Magic);
     }
@@ -165,12 +186,9 @@ fn read_header(file: &[u8], start: usize) -> Result<(Counts, Tables), IndexError
     if raw[header::END..].iter().any(|byte| *byte != 0) {
         return Err(IndexError::Header { field: "reserved", value: 1, expected: 0 });
     }
-    if file.len() as u64 != tables.end {
-        return Err(IndexError::Header {
-            field: "file length",
-            value: tables.end,
-            expected: file.len() as u64,
-        });
+    if file_len as u64 != tables.end {
+        let (field, value, expected) = ("file length", tables.end, file_len as u64);
+        return Err(IndexError::Header { field, value, expected });
     }
     Ok((counts, tables))
 }
@@ -267,11 +285,15 @@ fn check_chunks(raw: &[u8], layers: &[LayerRecord]) -> Result<(), IndexError> {
 
 /// Checks that paths ascend, that their names, references and chunks lie in their tables, and that the
 /// order by chunks is one.
-fn check_paths(file: &[u8], places: &Places) -> Result<(), IndexError> {
-    let paths = file[places.paths.clone()].as_chunks::<PATH_LEN>().0;
-    let references = file[places.references.clone()].as_chunks::<REFERENCE_LEN>().0;
-    let names = &file[places.names.clone()];
-    let chunk_count = places.chunks.len() / CHUNK_LEN;
+fn check_paths(
+    paths: &[u8],
+    references: &[u8],
+    order: &[u8],
+    names: &[u8],
+    chunk_count: usize,
+) -> Result<(), IndexError> {
+    let paths = paths.as_chunks::<PATH_LEN>().0;
+    let references = references.as_chunks::<REFERENCE_LEN>().0;
     let (mut name_end, mut reference_end) = (0, 0);
     let mut previous: &[u8] = b"";
     for (number, raw) in paths.iter().enumerate() {
@@ -312,7 +334,7 @@ fn check_paths(file: &[u8], places: &Places) -> Result<(), IndexError> {
             fault: "names or references are left over",
         });
     }
-    check_order(file[places.order.clone()].as_chunks::<ORDER_LEN>().0, paths)
+    check_order(order.as_chunks::<ORDER_LEN>().0, paths)
 }
 
 /// Checks that `order` has every path once, by first chunk, and that no two paths share a chunk.

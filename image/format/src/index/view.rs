@@ -6,75 +6,15 @@ use super::layout::{CHUNK_LEN, DIGEST_LEN, ORDER_LEN, PATH_LEN, REFERENCE_LEN, c
 use super::open::{Index, IndexError};
 use super::records::{ChunkId, ChunkRecord, Extent, LayerRecord, PathRecord};
 use crate::Digest;
-use crate::erofs::{FileType, Image, Inode, Nid, ReadDir, le_u32, le_u64};
+use crate::bytes::Bytes;
+use crate::erofs::{Inode, Nid, le_u32, le_u64};
 
-impl<B: AsRef<[u8]>> Index<B> {
-    /// The bytes of the whole file.
-    pub fn bytes(&self) -> &[u8] {
-        self.bytes.as_ref()
-    }
-
-    /// The EROFS image that the file begins with.
-    pub fn image(&self) -> Image<'_> {
-        Image::reopen(self.bytes.as_ref(), self.superblock)
-    }
-
-    /// The root directory of the image; the store is `nix/store` below it.
-    pub fn root(&self) -> Nid {
-        self.superblock.root
-    }
-
-    /// Number of inodes, as the image claims.
-    pub fn inode_count(&self) -> u64 {
-        self.superblock.inodes
-    }
-
-    /// Reads an inode. Any number may be asked for.
-    pub fn inode(&self, nid: Nid) -> Result<Inode, IndexError> {
-        Ok(self.image().inode(nid)?)
-    }
-
-    /// Finds `name` in a directory; `.` and `..` are not found.
-    pub fn lookup(&self, directory: &Inode, name: &[u8]) -> Result<Option<(Nid, FileType)>, IndexError> {
-        Ok(self.image().lookup(directory, name)?)
-    }
-
-    /// The directory that a directory lies in; the root lies in itself.
-    pub fn parent(&self, directory: &Inode) -> Result<Nid, IndexError> {
-        Ok(self.image().parent(directory)?)
-    }
-
-    /// Lists a directory in the order of its names, without `.` and `..`, from `cursor` on: 0, or
-    /// [`DirEntry::next`](super::DirEntry::next) of an entry listed before.
-    pub fn read_dir(&self, directory: &Inode, cursor: u64) -> ReadDir<'_> {
-        self.image().read_dir(directory, cursor)
-    }
-
-    /// What a symbolic link holds.
-    pub fn symlink(&self, inode: &Inode) -> Result<&[u8], IndexError> {
-        Ok(self.image().symlink(inode)?)
-    }
-
-    /// Finds what `path` names, from the root, without following links; the empty path is the root.
-    pub fn resolve(&self, path: &[u8]) -> Result<Option<Inode>, IndexError> {
-        let mut inode = self.inode(self.root())?;
-        for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
-            if inode.kind != FileType::Directory {
-                return Ok(None);
-            }
-            match self.lookup(&inode, name)? {
-                Some((nid, _)) => inode = self.inode(nid)?,
-                None => return Ok(None),
-            }
-        }
-        Ok(Some(inode))
-    }
-
+impl<B: Bytes> Index<B> {
     /// Where the bytes of a regular file lie; `None` for an empty one, and for what is not a file.
     ///
     /// The extent is exactly the chunks of one file of the chunk table: they leave no gap in it.
     pub fn extent(&self, inode: &Inode) -> Result<Option<Extent>, IndexError> {
-        let Some((layer, offset)) = self.image().extent(inode) else { return Ok(None) };
+        let Some((layer, offset)) = self.tree.image().extent(inode) else { return Ok(None) };
         self.file_at(layer, offset, inode.size).map(Some).ok_or(IndexError::Extent { nid: inode.nid })
     }
 
@@ -111,7 +51,7 @@ impl<B: AsRef<[u8]>> Index<B> {
     /// A chunk.
     pub fn chunk(&self, id: ChunkId) -> Option<ChunkRecord> {
         let raw = self.chunk_records().get(id as usize)?;
-        let digests = self.bytes.as_ref()[self.tables.digests.clone()].as_chunks::<DIGEST_LEN>().0;
+        let digests = self.table(&self.tables.digests).as_chunks::<DIGEST_LEN>().0;
         let layer = self.layers.partition_point(|layer| layer.chunks.end <= id);
         Some(ChunkRecord {
             layer: u16::try_from(layer).expect("at most 1024 layers"),
@@ -143,19 +83,19 @@ impl<B: AsRef<[u8]>> Index<B> {
 
     /// The store paths, in the order of their names.
     pub fn paths(&self) -> impl ExactSizeIterator<Item = PathRecord<'_>> + DoubleEndedIterator {
-        let names = &self.bytes.as_ref()[self.tables.names.clone()];
+        let names = self.table(&self.tables.names);
         self.path_records().iter().map(|raw| path_record(raw, names))
     }
 
     /// The store path with this number.
     pub fn path(&self, number: usize) -> Option<PathRecord<'_>> {
-        let names = &self.bytes.as_ref()[self.tables.names.clone()];
+        let names = self.table(&self.tables.names);
         self.path_records().get(number).map(|raw| path_record(raw, names))
     }
 
     /// The number of the store path with this base name.
     pub fn find_path(&self, base_name: &str) -> Option<usize> {
-        let names = &self.bytes.as_ref()[self.tables.names.clone()];
+        let names = self.table(&self.tables.names);
         let found =
             self.path_records().binary_search_by(|raw| path_name(raw, names).cmp(base_name.as_bytes()));
         found.ok()
@@ -163,7 +103,7 @@ impl<B: AsRef<[u8]>> Index<B> {
 
     /// The number of the store path that a chunk's file lies in; `None` for files outside of the store.
     pub fn path_of_chunk(&self, id: ChunkId) -> Option<usize> {
-        let order = self.bytes.as_ref()[self.tables.order.clone()].as_chunks::<ORDER_LEN>().0;
+        let order = self.table(&self.tables.order).as_chunks::<ORDER_LEN>().0;
         let paths = self.path_records();
         let path_at = |raw: &[u8; ORDER_LEN]| u32::from_le_bytes(*raw) as usize;
         let behind = order.partition_point(|raw| le_u32(&paths[path_at(raw)], path::FIRST_CHUNK) <= id);
@@ -173,7 +113,7 @@ impl<B: AsRef<[u8]>> Index<B> {
 
     /// The numbers of the store paths that a store path refers to, ascending.
     pub fn references(&self, number: usize) -> impl ExactSizeIterator<Item = usize> + '_ {
-        let all = self.bytes.as_ref()[self.tables.references.clone()].as_chunks::<REFERENCE_LEN>().0;
+        let all = self.table(&self.tables.references).as_chunks::<REFERENCE_LEN>().0;
         let range = self.path_records().get(number).map_or(0..0, |raw| {
             let first = le_u32(raw, path::FIRST_REFERENCE) as usize;
             first..first + le_u32(raw, path::REFERENCE_COUNT) as usize
@@ -181,12 +121,18 @@ impl<B: AsRef<[u8]>> Index<B> {
         all[range].iter().map(|raw| u32::from_le_bytes(*raw) as usize)
     }
 
+    /// The bytes of a table. All of them were there when the index was opened.
+    fn table(&self, place: &Range<usize>) -> &[u8] {
+        let bytes = &self.tree.bytes;
+        bytes.get_bytes(place.clone()).expect("bytes that were there once stay there")
+    }
+
     fn chunk_records(&self) -> &[[u8; CHUNK_LEN]] {
-        self.bytes.as_ref()[self.tables.chunks.clone()].as_chunks().0
+        self.table(&self.tables.chunks).as_chunks().0
     }
 
     fn path_records(&self) -> &[[u8; PATH_LEN]] {
-        self.bytes.as_ref()[self.tables.paths.clone()].as_chunks().0
+        self.table(&self.tables.paths).as_chunks().0
     }
 }
 

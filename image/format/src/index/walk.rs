@@ -1,12 +1,13 @@
 //! Walking the whole tree of an index.
 
-use super::open::{Index, IndexError};
+use super::{FileTree, IndexError};
+use crate::bytes::Bytes;
 use crate::erofs::{FileType, ImageError, Inode, ReadDir};
 
 /// Fewest bytes that an entry takes in a directory.
 const MIN_ENTRY_LEN: usize = 13;
 
-impl<B: AsRef<[u8]>> Index<B> {
+impl<B: Bytes> FileTree<B> {
     /// Visits everything in the image, each directory before what is in it, in the order of the names.
     /// `visit` is given the path, without a leading slash, and the inode; the root comes first, as "".
     ///

@@ -54,7 +54,7 @@ pub fn index(bytes: &[u8]) -> Result<usize, IndexError> {
 
 /// Reads every inode that there may be in an image, and lists it if it is a directory.
 pub fn image(bytes: &[u8]) -> Result<(), ImageError> {
-    let image = seed_format::erofs::Image::open(bytes)?;
+    let image = seed_format::erofs::Image::open(&bytes)?;
     let mut room = 20 * bytes.len();
     for nid in (0..bytes.len() as u64 / 32).chain([u64::MAX / 32, u64::MAX]).map(Nid) {
         let Ok(inode) = image.inode(nid) else { continue };
