@@ -31,6 +31,8 @@ enum Kind {
 /// Every key, `section.key`, and what it holds.
 const KEYS: &[(&str, Kind)] = &[
     ("cache.dir", Kind::Text),
+    ("cache.records-days", Kind::Toml),
+    ("cache.records-size", Kind::Text),
     ("cache.size", Kind::Text),
     ("image.repository", Kind::Text),
     ("network.connections", Kind::Toml),
@@ -55,14 +57,18 @@ pub(crate) struct Config {
     pub(crate) sandbox: Sandbox,
 }
 
-/// `[cache]`: the chunks that were fetched.
+/// `[cache]`: the chunks that were fetched, and what else is kept to be fast.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Cache {
     /// Its directory.
     pub(crate) dir: PathBuf,
-    /// How large it may become.
+    /// How large the chunks may become.
     pub(crate) size: ByteSize,
+    /// How large the records of packed layers may become, and the indexes of mounted seeds.
+    pub(crate) records_size: ByteSize,
+    /// Days after which a record or an index that was not used goes.
+    pub(crate) records_days: u32,
 }
 
 /// `[image]`: the project's own seed.
@@ -115,7 +121,12 @@ pub(crate) struct Sandbox {
 
 impl Default for Cache {
     fn default() -> Self {
-        Self { dir: directory("/var/cache", "XDG_CACHE_HOME", ".cache"), size: ByteSize::gib(20) }
+        Self {
+            dir: directory("/var/cache", "XDG_CACHE_HOME", ".cache"),
+            size: ByteSize::gib(20),
+            records_size: ByteSize::gib(1),
+            records_days: 60,
+        }
     }
 }
 

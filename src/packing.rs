@@ -222,7 +222,7 @@ pub(crate) fn pack(
     let mut options = Options::new(system.as_str());
     options.labels = labels;
     options.run = shape.run.clone();
-    options.records = Some(session.config.cache.dir.join("pack"));
+    options.records = Some(session.pack_records());
     if let Some(level) = shape.level {
         options.compression.level = level;
     }

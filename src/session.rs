@@ -75,6 +75,16 @@ impl<'a> Session<'a> {
         self.config.cache.dir.join("chunks")
     }
 
+    /// The part of the cache that says which layers were packed of what.
+    pub(crate) fn pack_records(&self) -> PathBuf {
+        self.config.cache.dir.join("pack")
+    }
+
+    /// The part of the cache that holds the indexes of seeds that were mounted.
+    pub(crate) fn index_cache(&self) -> PathBuf {
+        self.config.cache.dir.join("index")
+    }
+
     /// How a seed is opened in this process.
     pub(crate) fn open_options(&self) -> OpenOptions {
         let mut options = OpenOptions {

@@ -126,3 +126,37 @@ fn changed_files_are_not_packed() {
     program.run(args).ended_with(4).says(&full('1', "one"));
     program.run(["inspect", "oci:out:main"]).ended_with(1);
 }
+
+#[test]
+fn records_that_nobody_uses_go() {
+    let program = Program::new();
+    let seeds = Seeds::below(program.home());
+    let root = seeds.store_root(&PATHS);
+    let one = full('1', "one");
+    let pack = || {
+        let args =
+            ["pack", "--store", root.to_str().unwrap(), "--paths", &one, "--to", "oci:out:main", "--json"];
+        let layers = program.run(args).ended_with(0).json()[0]["layers"].clone();
+        layers.as_array().unwrap().iter().filter(|layer| layer["reused"] == true).count()
+    };
+    let collect = |more: &[&str]| {
+        let collected = program.run([&["gc", "--json"], more].concat()).ended_with(0).json();
+        let records = collected.into_iter().find(|it| it["directory"].as_str().unwrap().ends_with("/pack"));
+        records.map(|it| (it["removed"].as_u64().unwrap(), it["left"].as_u64().unwrap() > 0)).unwrap()
+    };
+    assert_eq!((pack(), pack()), (0, 3));
+    assert_eq!(collect(&[]), (0, true));
+
+    // One was used two months ago, and is made anew.
+    let records = std::fs::read_dir(program.home().join("cache/pack")).unwrap();
+    let record = records.map(|entry| entry.unwrap().path()).min().unwrap();
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(61 * 24 * 3600);
+    std::fs::File::open(&record).unwrap().set_modified(long_ago).unwrap();
+    assert_eq!(collect(&["--records-days", "62"]), (0, true));
+    assert_eq!(collect(&[]), (1, true));
+    assert!(!record.exists());
+    assert_eq!((pack(), pack()), (2, 3));
+
+    assert_eq!(collect(&["--records-size", "0"]), (3, false));
+    assert_eq!(pack(), 0);
+}

@@ -4,8 +4,10 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use seed_fuse::store::collect_garbage;
+use seed_image::kept::{Pruned, prune};
 use serde::Serialize;
 
 use crate::config::ByteSize;
@@ -15,16 +17,23 @@ use crate::session::Session;
 
 /// Bound the cache, and take away what dead mounts and builds have left
 ///
-/// The chunks that were used longest ago go first. Live mounts fetch again what they still need.
+/// The chunks that were used longest ago go first. Live mounts fetch again what they still need. Records of
+/// packed layers and indexes of mounted seeds go when they were not used for long.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   seed gc
-  seed gc --size 5GiB")]
+  seed gc --size 5GiB --records-days 7")]
 pub(crate) struct Args {
-    /// Bound the cache to this size, not to the configured one
+    /// Bound the chunks to this size, not to the configured one
     #[arg(long, value_name = "SIZE")]
     size: Option<ByteSize>,
+    /// Remove records and indexes that were not used for so many days, not for the configured number
+    #[arg(long, value_name = "DAYS")]
+    records_days: Option<u32>,
+    /// Bound the records, and the indexes, to this size, not to the configured one
+    #[arg(long, value_name = "SIZE")]
+    records_size: Option<ByteSize>,
 }
 
 #[derive(Debug, Serialize)]
@@ -49,7 +58,17 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
         }
     };
     let (removed, freed, left) = (report.removed, report.freed, report.left);
-    session.printer.data(&Collected { directory, removed, freed, left })
+    session.printer.data(&Collected { directory, removed, freed, left })?;
+
+    let cache = &session.config.cache;
+    let limit = args.records_size.unwrap_or(cache.records_size).bytes();
+    let age = Duration::from_secs(24 * 3600) * args.records_days.unwrap_or(cache.records_days);
+    for directory in [session.pack_records(), session.index_cache()] {
+        let Pruned { removed, freed, left } =
+            prune(&directory, limit, age).context(|| format!("cannot clean {}", directory.display()))?;
+        session.printer.data(&Collected { directory, removed, freed, left })?;
+    }
+    Ok(())
 }
 
 impl fmt::Display for Collected {

@@ -13,6 +13,8 @@ const FULL: &str = r#"
 [cache]
 dir = "/a"
 size = "1GiB"
+records-size = "3GiB"
+records-days = 6
 [image]
 repository = "ghcr.io/acme/app.seed"
 [network]
@@ -29,10 +31,16 @@ results = "/d"
 scratch = "/c"
 "#;
 
+/// The section `cache` of [`FULL`].
+fn cache() -> Cache {
+    let [size, records_size] = [1, 3].map(ByteSize::gib);
+    Cache { dir: "/a".into(), size, records_size, records_days: 6 }
+}
+
 #[test]
 fn files_set_every_key() {
     let config = load(FULL, &[]).unwrap();
-    assert_eq!(config.cache, Cache { dir: "/a".into(), size: ByteSize::gib(1) });
+    assert_eq!(config.cache, cache());
     assert_eq!(config.image.repository.as_deref(), Some("ghcr.io/acme/app.seed"));
     assert_eq!(config.network, Network { connections: 3, timeout: 4 });
     assert_eq!(config.registry.ca_file, Some("/ca.pem".into()));
@@ -71,7 +79,7 @@ fn the_environment_wins() {
         ],
     )
     .unwrap();
-    assert_eq!(config.cache, Cache { dir: "/a".into(), size: ByteSize::gib(2) });
+    assert_eq!(config.cache, Cache { size: ByteSize::gib(2), ..cache() });
     assert_eq!(config.network, Network { connections: 9, timeout: 4 });
     assert_eq!(config.registry.insecure, ["a:1", "b:2"]);
     assert_eq!(config.registry.hosts_dirs, Some(vec!["/c".into()]));
@@ -103,7 +111,7 @@ fn later_files_win_key_by_key() {
     let mut base: toml::Table = "[cache]\ndir = \"/a\"\nsize = 1".parse().unwrap();
     merge(&mut base, "[cache]\nsize = 2\n[runtime]\ndir = \"/b\"".parse().unwrap());
     let config = Config::from_parts(base, std::iter::empty()).unwrap();
-    assert_eq!(config.cache, Cache { dir: "/a".into(), size: "2".parse().unwrap() });
+    assert_eq!(config.cache, Cache { dir: "/a".into(), size: "2".parse().unwrap(), ..Cache::default() });
     assert_eq!(config.runtime.dir, Some("/b".into()));
 }
 

@@ -21,6 +21,7 @@ use seed_format::layer::{self, Layer};
 use seed_format::{Chunk, Digest, DigestWriter, Entry, Kind, LayerEntry, StorePath};
 
 use super::scratch::Scratch;
+use crate::kept;
 use crate::rootfs::RootEntry;
 
 const MAGIC: &[u8; 8] = b"SEEDREC1";
@@ -87,10 +88,13 @@ impl<'a> Records<'a> {
 
     /// The layer that was made for `key`, if that is known.
     pub(super) fn load(self, key: &Key) -> Option<Layer> {
-        let bytes = fs::read(self.file(key)).ok()?;
-        let layer = decode(&bytes);
-        if layer.is_none() {
-            tracing::warn!(record = %self.file(key).display(), "a record of a layer is damaged; the layer is made again");
+        let file = self.file(key);
+        let layer = decode(&fs::read(&file).ok()?);
+        match layer {
+            Some(_) => kept::used(&file),
+            None => {
+                tracing::warn!(record = %file.display(), "a record of a layer is damaged; the layer is made again");
+            }
         }
         layer
     }
