@@ -57,6 +57,7 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
         fs.fetcher().get(begin..end).context(|| format!("cannot fetch all of {reference}"))?;
         phase.set_done(fs.stats().bytes_fetched);
     }
+    fs.fetcher().settle();
     let took = phase.end();
     let stats = fs.stats();
     session.printer.data(&Pulled {

@@ -230,6 +230,20 @@ impl Fetcher {
         self.shared.work.notify_all();
     }
 
+    /// Waits until nothing is being fetched, and all that came is in the cache: reads are answered before
+    /// that. For no longer than a read may wait.
+    pub fn settle(&self) {
+        let deadline = Instant::now() + self.shared.config.read_deadline;
+        let mut queue = self.shared.lock();
+        while !queue.is_idle() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            queue = self.shared.work.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
     /// Fetches chunks in this order, before all that no read waits for: what a trace of an earlier run says
     /// will be read. It is only a hint; ids that do not exist are passed over.
     pub fn prefetch(&self, ids: impl IntoIterator<Item = ChunkId>) {

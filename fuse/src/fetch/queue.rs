@@ -120,6 +120,11 @@ impl Queue {
         self.in_flight.contains(&id)
     }
 
+    /// Whether no request is in flight, and none of their answers is being dealt with.
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
     /// A read waits for this chunk: ask for it, unless it is asked for.
     pub(super) fn want(&mut self, id: ChunkId, class: Class) {
         if class == Class::Again || !self.in_flight(id) {

@@ -309,6 +309,17 @@ fn no_flipped_bit_is_served() {
     }
 }
 
+/// Reads are answered before their chunks are written to the cache.
+#[test]
+fn what_has_settled_is_in_the_cache() {
+    for _ in 0..100 {
+        let bench = bench(Library::new(1, 4), quiet(), honest());
+        bench.check(0..4);
+        bench.fetcher.settle();
+        assert!(bench.library.chunks.iter().all(|place| bench.store.contains(&place.digest)));
+    }
+}
+
 #[test]
 fn a_short_answer_and_a_failing_source_are_errors() {
     type Fault = fn(&[u8]) -> Result<Vec<u8>, SourceError>;
