@@ -10,12 +10,13 @@ use seed_image::closure::Closure;
 use seed_image::manifest::RunConfig;
 use seed_image::pack::{self, LayerReport, Options, Packed, Role};
 use seed_image::reference::Reference;
+use seed_image::rootfs::Additions;
 use seed_image::seed::label;
 use seed_image::transport::Transport;
 use seed_policy::System;
 use serde::Serialize;
 
-use crate::error::{Result, ResultExt, usage};
+use crate::error::{Result, ResultExt, failed, usage};
 use crate::gate::Origin;
 use crate::place::{self, Place};
 use crate::printer::{Phases, bytes};
@@ -33,6 +34,10 @@ pub(crate) struct Shape {
     pub(crate) max_layers: Option<usize>,
     /// What the image runs.
     pub(crate) run: RunConfig,
+    /// The image that the seed lies above.
+    pub(crate) base: Option<Reference>,
+    /// What is added to the root file system.
+    pub(crate) additions: Additions,
 }
 
 /// A seed that was packed.
@@ -222,6 +227,13 @@ pub(crate) fn pack(
     let mut options = Options::new(system.as_str());
     options.labels = labels;
     options.run = shape.run.clone();
+    options.additions = shape.additions.clone();
+    if let Some(base) = &shape.base {
+        let place = session.open(&base.location)?;
+        let resolved = session.resolve(place.as_ref(), base)?;
+        let digest = resolved.digest.ok_or_else(|| failed(format!("{resolved} names no digest")))?;
+        options.above(place, digest).context(|| format!("cannot use {resolved} as the base image"))?;
+    }
     options.records = Some(session.pack_records());
     if let Some(level) = shape.level {
         options.compression.level = level;

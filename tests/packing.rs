@@ -4,10 +4,14 @@
 
 mod program;
 
+use std::collections::BTreeMap;
+use std::process::Command;
+
 use program::Program;
 use program::seeds::Seeds;
-use seed_image::manifest::{Config, Manifest};
-use seed_image::transport::Transport;
+use seed_format::Digest;
+use seed_image::manifest::{Config, Descriptor, Manifest, media_type};
+use seed_image::transport::{BytesContent, Transport};
 
 const PATHS: [(char, &str, &[u8]); 3] =
     [('1', "one", b"1"), ('2', "two", b"22"), ('3', "three", &[3; 70_000])];
@@ -87,6 +91,95 @@ fn the_image_runs_what_was_asked_for() {
     assert_eq!(run.user.as_deref(), Some("1000:100"));
     assert_eq!(run.labels["org.example"], "x");
     assert!(run.exposed_ports.contains_key("80/tcp") && run.volumes.contains_key("/data"));
+}
+
+/// What nix2container and dockerTools call `fromImage`, `copyToRoot` and `perms`, as another tool sees it.
+#[test]
+fn the_image_has_a_base_and_more_in_its_root() {
+    let program = Program::new();
+    let seeds = Seeds::below(program.home());
+    let root = seeds.store_root(&PATHS);
+    let (one, two) = (full('1', "one"), full('2', "two"));
+    let base = plain_image(&program, "base", r#""Env":["OF=base","A=base"],"Cmd":["/run"],"User":"7""#);
+    let pack = |to: &str, more: &[&str]| {
+        let args = ["pack", "--store", root.to_str().unwrap(), "--paths", &one, "--to", to];
+        program.run([&args[..], more].concat())
+    };
+    let asked =
+        ["--from-image", "oci:base:v1", "--env", "A=b", "--copy-to-root", &two, "--perms", "^/content$=0640"];
+    pack("oci:out:main", &asked).ended_with(0);
+    program.run(["verify", "oci:out:main", "--deep", "--allow-tag"]).ended_with(0);
+
+    let skopeo = |args: &[&str]| -> serde_json::Value {
+        let output = Command::new("skopeo").args(args).current_dir(program.home()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let manifest = skopeo(&["inspect", "--raw", "oci:out:main"]);
+    assert_eq!(manifest["layers"][0]["digest"], base.layers[0].digest.to_string());
+    let config = skopeo(&["inspect", "--config", "oci:out:main"]);
+    let run = &config["config"];
+    assert_eq!((&run["Cmd"], &run["User"]), (&serde_json::json!(["/run"]), &"7".into()));
+    let env: Vec<&str> = run["Env"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+    assert!(env.contains(&"OF=base") && env.contains(&"A=b") && !env.contains(&"A=base"), "{env:?}");
+
+    // podman's view of the tree, without running it.
+    let entries = unpacked(&program, "out", "main");
+    assert!(entries.iter().any(|line| line.starts_with("-rw-r----- 0/0") && line.ends_with(" content")));
+    assert!(
+        entries.iter().any(|line| line.ends_with(&format!(" bin/hello -> {two}/bin/hello"))),
+        "{entries:?}"
+    );
+    assert!(!entries.iter().any(|line| line.ends_with(" etc/passwd")), "the base image has its own");
+
+    pack("oci:out:wrong", &["--perms", "/none=0644"]).ended_with(1).says("/none");
+    pack("oci:out:wrong", &["--perms", "x=9"]).ended_with(2).says("octal");
+    pack("oci:out:wrong", &["--from-image", "oci:out:main"]).ended_with(1).says("is a seed");
+    pack("oci:out:wrong", &["--from-image", "oci:base:v1", "--system", "aarch64-linux"])
+        .ended_with(1)
+        .says("linux/arm64");
+}
+
+/// An image of one layer with an empty file, `v1` in the layout `name`.
+fn plain_image(program: &Program, name: &str, config: &str) -> Manifest {
+    let layout = seed_image::transport::Layout::new(program.home().join(name));
+    program.write("etc/of-base", "");
+    let output = Command::new("tar").arg("-C").arg(program.home()).args(["-c", "etc"]).output().unwrap();
+    let tar = output.stdout;
+    let config = format!(
+        r#"{{"architecture":"amd64","os":"linux","config":{{{config}}},"rootfs":{{"type":"layers","diff_ids":["{}"]}}}}"#,
+        Digest::of(&tar)
+    );
+    let put = |media_type: &str, bytes: &[u8]| {
+        let blob = Descriptor::new(media_type, Digest::of(bytes), bytes.len() as u64);
+        layout.put_blob(&blob, &mut BytesContent(bytes)).unwrap();
+        blob
+    };
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: Some(media_type::MANIFEST.into()),
+        artifact_type: None,
+        config: put(media_type::CONFIG, config.as_bytes()),
+        layers: vec![put(media_type::LAYER_TAR, &tar)],
+        subject: None,
+        annotations: BTreeMap::new(),
+    };
+    layout.put_manifest(&manifest.to_bytes(), media_type::MANIFEST, Some("v1")).unwrap();
+    manifest
+}
+
+/// `tar -tv` of all layers of an image, lines without times.
+fn unpacked(program: &Program, layout: &str, tag: &str) -> Vec<String> {
+    let script = r#"
+        skopeo copy -q "oci:$1:$2" "dir:copied" || exit
+        jq -r '.layers[].digest' copied/manifest.json | cut -d: -f2 | while read -r layer; do
+            zstd -dqc "copied/$layer" 2>/dev/null | tar -tv || tar -tvf "copied/$layer"
+        done"#;
+    let output =
+        Command::new("sh").args(["-c", script, "sh", layout, tag]).current_dir(program.home()).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
 }
 
 #[test]

@@ -67,6 +67,8 @@ pub mod annotation {
     pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
     /// When the content was made, RFC 3339.
     pub const CREATED: &str = "org.opencontainers.image.created";
+    /// On a manifest: the digest of the image whose layers it begins with.
+    pub const BASE_DIGEST: &str = "org.opencontainers.image.base.digest";
     /// On the index layer's descriptor: where in the blob the seed index lies.
     pub const SEED_INDEX: &str = "dev.nix-seed.index";
 }

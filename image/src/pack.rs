@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use seed_format::assign::{self, assign};
 use seed_format::index::{self, BuildError, LayerInput, PathInput};
@@ -18,16 +19,18 @@ use crate::closure::{Closure, ClosureError};
 use crate::database::DatabaseError;
 use crate::manifest::{Descriptor, Manifest, RunConfig, media_type};
 use crate::progress::Progress;
-use crate::rootfs::{self, RootFsError};
+use crate::rootfs::{self, Additions, RootFsError};
 use crate::transport::{BytesContent, Transport, TransportError};
 use crate::tree::TreeError;
 
+mod base;
 mod image;
 mod record;
 mod scratch;
 mod work;
 mod write;
 
+pub use base::{Base, BaseError};
 use work::{Job, Made, Workshop};
 
 /// How a closure is packed.
@@ -44,6 +47,11 @@ pub struct Options {
     pub run: RunConfig,
     /// More labels of the image: see [`crate::seed::label`].
     pub labels: BTreeMap<String, String>,
+    /// An image whose layers lie below the seed's: containers see its files too, a mounted seed has only the
+    /// seed's. What it says of how a container starts counts where `run` says nothing.
+    pub base: Option<Base>,
+    /// What is added to the root file system.
+    pub additions: Additions,
     /// Where it is noted which layers were made of what, so that they are not made again. `None` makes all.
     pub records: Option<PathBuf>,
     /// A directory for blobs on their way to a registry.
@@ -53,6 +61,12 @@ pub struct Options {
 }
 
 impl Options {
+    /// Lays the seed above the image `digest` of `place`; of an index, above that for the seed's system.
+    pub fn above(&mut self, place: Arc<dyn Transport>, digest: Digest) -> Result<(), PackError> {
+        self.base = Some(Base::open(place, digest, &image::platform(&self.system)?)?);
+        Ok(())
+    }
+
     /// The usual options for `system`; no records are kept.
     pub fn new(system: impl Into<String>) -> Self {
         Self {
@@ -61,6 +75,8 @@ impl Options {
             system: system.into(),
             run: RunConfig::default(),
             labels: BTreeMap::new(),
+            base: None,
+            additions: Additions::default(),
             records: None,
             scratch: std::env::temp_dir(),
             workers: 0,
@@ -160,6 +176,9 @@ pub enum PackError {
     /// The index cannot be made.
     #[error("the index cannot be made")]
     Index(#[from] BuildError),
+    /// The base image cannot be one.
+    #[error("the seed cannot lie above that image")]
+    Base(#[from] BaseError),
     /// The place where the seed is kept failed.
     #[error("the seed cannot be stored")]
     Transport(#[from] TransportError),
@@ -195,6 +214,10 @@ pub fn pack(
     let platform = image::platform(&options.system)?;
     let jobs = jobs(closure, options)?;
     let workshop = Workshop { closure, options, to, progress };
+    if let Some(base) = &options.base {
+        progress.begin("base image", 0);
+        base.copy_layers(to)?;
+    }
 
     progress.begin("layers", closure.nar_size());
     let mut made = workshop.make_all(&jobs)?;
@@ -208,15 +231,16 @@ pub fn pack(
     let config_blob = Descriptor::new(media_type::CONFIG, Digest::of(&config), config.len() as u64);
     to.put_blob(&config_blob, &mut BytesContent(&config))?;
     let layers: Vec<LayerReport> = made.into_iter().map(Made::report).collect();
-    let manifest =
-        image::manifest(config_blob, layers.iter().map(|layer| layer.descriptor.clone()).collect());
+    let own = layers.iter().map(|layer| layer.descriptor.clone());
+    let manifest = image::manifest(config_blob, options.base.as_ref(), own);
     let digest = to.put_manifest(&manifest.to_bytes(), media_type::MANIFEST, tag)?;
     Ok(Packed { digest, manifest, layers, index_size: index.len() as u64 })
 }
 
 /// The layers to make, in the order of the manifest, but for the index.
 fn jobs(closure: &Closure, options: &Options) -> Result<Vec<Job>, PackError> {
-    let layers = options.limits.layers.checked_sub(OTHER_LAYERS).filter(|layers| *layers > 0);
+    let others = OTHER_LAYERS + options.base.as_ref().map_or(0, |base| base.layers.len());
+    let layers = options.limits.layers.checked_sub(others).filter(|layers| *layers > 0);
     let layers = layers.ok_or(PackError::Layers(options.limits.layers))?;
     let sized: Vec<(StorePath, u64)> =
         closure.paths.values().map(|info| (info.path.clone(), info.nar_size)).collect();
@@ -224,7 +248,8 @@ fn jobs(closure: &Closure, options: &Options) -> Result<Vec<Job>, PackError> {
     let store = assign(&sized, &limits)
         .into_iter()
         .map(|layer| Job::Store(layer.into_iter().map(|index| sized[index].0.clone()).collect()));
-    Ok([Job::Root(rootfs::entries(closure)?), Job::Database].into_iter().chain(store).collect())
+    let root = rootfs::entries(closure, &options.additions, options.base.is_some())?;
+    Ok([Job::Root(root), Job::Database].into_iter().chain(store).collect())
 }
 
 /// Checks that the names in the layers' stores are the paths of the closure, neither more nor fewer.

@@ -1,7 +1,10 @@
 //! The root file system around the store: what programs take for granted on any machine.
 //!
 //! Enough for `/bin/sh`, for Nix as root of a container, and for the mounts that container runtimes make.
-//! It is a function of the closure's programs, so it is equal in all seeds that have the same ones.
+//! It is a function of the closure's programs and of what the user adds, so it is equal in all seeds that
+//! have the same ones.
+
+mod additions;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +13,9 @@ use std::path::PathBuf;
 use seed_format::layer::tree_order;
 use seed_format::{Entry, StorePath};
 
+pub use self::additions::Additions;
 use crate::closure::Closure;
+use crate::tree::TreeError;
 
 /// A file of the root file system: an entry, and its contents if it is a regular file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,14 +26,50 @@ pub struct RootEntry {
     pub contents: Vec<u8>,
 }
 
-/// A program of the closure lacks the file that it is there for.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{path} has none of {}", wanted.join(", "))]
-pub struct RootFsError {
-    /// The program's store path.
-    pub path: StorePath,
-    /// The files that were looked for, relative to it.
-    pub wanted: Vec<String>,
+/// Why there is no such root file system.
+#[derive(Debug, thiserror::Error)]
+pub enum RootFsError {
+    /// A program of the closure lacks the file that it is there for.
+    #[error("{path} has none of {}", wanted.join(", "))]
+    Lacks {
+        /// The program's store path.
+        path: StorePath,
+        /// The files that were looked for, relative to it.
+        wanted: Vec<String>,
+    },
+    /// A tree that is to be in the root is not in the closure.
+    #[error("{0} shall be copied to the root, but is not in the closure")]
+    Foreign(StorePath),
+    /// A tree that is to be in the root is a file or a link.
+    #[error("{0} shall be copied to the root, but is no directory")]
+    NoDirectory(StorePath),
+    /// A tree that is to be in the root has something in the store's place.
+    #[error("{0} has a directory nix, which the store's own would hide")]
+    Store(StorePath),
+    /// Two trees have different things under one name.
+    #[error("/{} is in {} and in {}", path.escape_ascii(), from[0], from[1])]
+    Conflict {
+        /// The name, relative to the root.
+        path: Vec<u8>,
+        /// Whose they are.
+        from: [String; 2],
+    },
+    /// A file whose permission bits are set is too large.
+    #[error("/{} has {size} bytes; a file whose permission bits are set may have {limit}", path.escape_ascii())]
+    TooLarge {
+        /// The file, relative to the root.
+        path: Vec<u8>,
+        /// Its bytes.
+        size: u64,
+        /// The bytes that it may have.
+        limit: u64,
+    },
+    /// Permission bits are set of nothing.
+    #[error("permission bits are set of what matches {0:?}, and nothing outside of the store does")]
+    Unmatched(String),
+    /// A tree cannot be read.
+    #[error("the tree cannot be read")]
+    Tree(#[from] TreeError),
 }
 
 /// Directories of mode 0755.
@@ -89,9 +130,36 @@ experimental-features = nix-command flakes
 sandbox = false
 ";
 
+/// Entries by their path.
+type Entries = BTreeMap<Vec<u8>, RootEntry>;
+
 /// The entries of the root file system, in the order of a layer, without what lies in the store.
-pub fn entries(closure: &Closure) -> Result<Vec<RootEntry>, RootFsError> {
-    let mut entries = BTreeMap::new();
+///
+/// Above a base image, which has its own, only the directories of Nix and the additions are left.
+pub fn entries(
+    closure: &Closure,
+    additions: &Additions,
+    is_above_base: bool,
+) -> Result<Vec<RootEntry>, RootFsError> {
+    let mut entries = if is_above_base { nix_directories() } else { defaults(closure)? };
+    additions.add_to(&mut entries, closure)?;
+    let mut entries: Vec<RootEntry> = entries.into_values().collect();
+    entries.sort_by(|a, b| tree_order(&a.entry.path, &b.entry.path));
+    Ok(entries)
+}
+
+fn nix_directories() -> Entries {
+    let of_nix = DIRECTORIES.iter().filter(|path| path.split('/').next() == Some("nix"));
+    of_nix
+        .map(|path| {
+            let entry = Entry::directory(*path).with_mode(0o755);
+            (entry.path.clone(), RootEntry { entry, contents: Vec::new() })
+        })
+        .collect()
+}
+
+fn defaults(closure: &Closure) -> Result<Entries, RootFsError> {
+    let mut entries = Entries::new();
     let mut add = |entry: Entry, contents: &[u8]| {
         entries.insert(entry.path.clone(), RootEntry { entry, contents: contents.to_vec() });
     };
@@ -122,8 +190,6 @@ pub fn entries(closure: &Closure) -> Result<Vec<RootEntry>, RootFsError> {
         let target = find(closure, path, wanted)?;
         links.iter().for_each(|link| add(Entry::symlink(*link, target.as_str()), b""));
     }
-    let mut entries: Vec<RootEntry> = entries.into_values().collect();
-    entries.sort_by(|a, b| tree_order(&a.entry.path, &b.entry.path));
     Ok(entries)
 }
 
@@ -134,9 +200,10 @@ fn find(closure: &Closure, path: &StorePath, wanted: &[&str]) -> Result<String, 
     let found = wanted.iter().find(|file| fs::symlink_metadata(real.join(file)).is_ok());
     match found {
         Some(file) => Ok(format!("{path}/{file}")),
-        None => {
-            Err(RootFsError { path: path.clone(), wanted: wanted.iter().map(|&f| f.to_owned()).collect() })
-        }
+        None => Err(RootFsError::Lacks {
+            path: path.clone(),
+            wanted: wanted.iter().map(|&f| f.to_owned()).collect(),
+        }),
     }
 }
 
@@ -165,7 +232,7 @@ mod tests {
         };
         let closure = Closure { real_store: store.path().to_owned(), programs, ..Closure::default() };
 
-        let entries = entries(&closure).unwrap();
+        let entries = entries(&closure, &Additions::default(), false).unwrap();
         let mut seen = std::collections::BTreeSet::from([Vec::new()]);
         for RootEntry { entry, .. } in &entries {
             entry.check().unwrap();
@@ -190,7 +257,7 @@ mod tests {
         let store = tempfile::tempdir().unwrap();
         let programs = Programs { shell: Some(path("0")), ..Programs::default() };
         let closure = Closure { real_store: store.path().to_owned(), programs, ..Closure::default() };
-        let error = entries(&closure).unwrap_err();
+        let error = entries(&closure, &Additions::default(), false).unwrap_err();
         assert_eq!(error.to_string(), format!("{} has none of bin/sh, bin/bash", path("0")));
     }
 }

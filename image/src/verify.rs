@@ -3,7 +3,7 @@
 //! Opening a seed trusts its maker that the index tells the truth about the layers. Here every layer is
 //! read as a whole and nothing is taken from the index but the references between store paths:
 //!
-//! * each blob has the digest of its descriptor, each tar stream its DiffID;
+//! * each blob has the digest of its descriptor, each tar stream of the seed's own layers its DiffID;
 //! * each tar stream is in canonical form, to the byte;
 //! * the table of contents and the tar-split data of each layer say what the tar stream says;
 //! * each store path has the NAR hash that the index gives it;
@@ -153,13 +153,20 @@ pub enum VerifyError {
 pub fn blobs(transport: &dyn Transport, seed: &Seed, progress: &dyn Progress) -> Result<(), VerifyError> {
     let blobs: Vec<&Descriptor> = seed.manifest.blobs().collect();
     progress.begin("blobs", blobs.iter().map(|blob| blob.size).sum());
-    each(&blobs, |blob| {
-        let mut reader = transport.blob(blob)?;
-        let read = io::copy(&mut reader, &mut io::sink());
-        read.map_err(|source| VerifyError::Blob { layer: blob.digest, source })?;
-        progress.advance(blob.size);
-        Ok(())
-    })?;
+    each(&blobs, |blob| read_blob(transport, blob, progress))?;
+    Ok(())
+}
+
+/// Reads a blob to its end, which it has only if its digest is right.
+fn read_blob(
+    transport: &dyn Transport,
+    blob: &Descriptor,
+    progress: &dyn Progress,
+) -> Result<(), VerifyError> {
+    let mut reader = transport.blob(blob)?;
+    let read = io::copy(&mut reader, &mut io::sink());
+    read.map_err(|source| VerifyError::Blob { layer: blob.digest, source })?;
+    progress.advance(blob.size);
     Ok(())
 }
 
@@ -173,9 +180,13 @@ pub fn deep(
     let index = Index::open(bytes.as_slice())?;
     let summary = index.check()?;
 
+    // What lies below the layers of the index belongs to a base image, which only its digests speak for.
+    let layers = seed.content_layers();
+    let below = layers.len().saturating_sub(index.layers().len());
     let descriptors: Vec<(&Descriptor, &Digest)> =
-        seed.content_layers().iter().zip(&seed.config.rootfs.diff_ids).collect();
-    progress.begin("layers", descriptors.iter().map(|(layer, _)| layer.size).sum());
+        layers.iter().zip(&seed.config.rootfs.diff_ids).skip(below).collect();
+    progress.begin("layers", layers.iter().map(|layer| layer.size).sum());
+    each(&layers[..below], |layer| read_blob(transport, layer, progress))?;
     let layers = each(&descriptors, |(descriptor, diff_id)| {
         let contents = layer::read(transport, descriptor, diff_id)?;
         progress.advance(descriptor.size);

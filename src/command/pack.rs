@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
+use regex::bytes::{Regex, RegexBuilder};
 use seed_format::StorePath;
 use seed_image::capture;
 use seed_image::manifest::{Empty, RunConfig};
 use seed_image::reference::Reference;
+use seed_image::rootfs::Additions;
 use seed_policy::System;
 
 use crate::error::{Result, ResultExt, usage};
@@ -52,6 +54,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     layers: Layers,
     #[command(flatten)]
+    root: Root,
+    #[command(flatten)]
     image: Image,
 }
 
@@ -80,6 +84,23 @@ pub(crate) struct Layers {
     /// The most layers that the image may have
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(4..=1000))]
     max_layers: Option<u16>,
+}
+
+/// What a container sees beside the store.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Root file system")]
+pub(crate) struct Root {
+    /// Lay the seed above this image, whose files containers see, and whose configuration counts where no
+    /// flag says otherwise. A mounted seed has nothing of it
+    #[arg(long, value_name = "REF")]
+    from_image: Option<Reference>,
+    /// Lay the tree of this store path over the root, as links into the store; again for more
+    #[arg(long, value_name = "PATH")]
+    copy_to_root: Vec<StorePath>,
+    /// Set the permission bits of directories and files outside of the store whose path matches; again for
+    /// more. A file of --copy-to-root becomes a copy by that
+    #[arg(long, value_name = "REGEX=MODE", value_parser = parse_mode)]
+    perms: Vec<(Regex, u16)>,
 }
 
 /// What the image runs when it is run as any other.
@@ -115,10 +136,13 @@ pub(crate) struct Image {
 pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
     session.sweep();
     let system = args.system.clone().unwrap_or_else(System::current);
+    let Root { from_image, copy_to_root, perms } = &args.root;
     let shape = Shape {
         level: args.layers.level,
         max_layers: args.layers.max_layers.map(usize::from),
         run: args.image.config()?,
+        base: from_image.clone(),
+        additions: Additions { trees: copy_to_root.clone(), modes: perms.clone() },
     };
     let packed = if args.what.is_given() {
         let to = args
@@ -127,7 +151,9 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
             .ok_or_else(|| usage("say where the seed goes: --to oci:DIR or --to HOST/REPOSITORY"))?;
         packing::check_destination(&to)?;
         let root = args.what.store.clone().unwrap_or_else(|| "/".into());
-        let closure = capture::paths(&args.what.store_paths()?, &root)
+        let mut paths = args.what.store_paths()?;
+        paths.extend(copy_to_root.iter().filter(|path| !paths.contains(path)).cloned().collect::<Vec<_>>());
+        let closure = capture::paths(&paths, &root)
             .context(|| format!("cannot read the store of {}", root.display()))?;
         let transport = session.open(&to.location)?;
         packing::pack(session, &closure, &system, Default::default(), &shape, &to, transport.as_ref())?
@@ -147,6 +173,15 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
         packing::pack_project(session, &project, &request)?
     };
     session.printer.data(&packed)
+}
+
+/// `REGEX=MODE`, the mode in octal digits.
+fn parse_mode(text: &str) -> std::result::Result<(Regex, u16), String> {
+    let (pattern, mode) = text.rsplit_once('=').ok_or("write REGEX=MODE")?;
+    let mode = u16::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o7777);
+    let mode = mode.ok_or("the mode is up to four octal digits, such as 0755")?;
+    let pattern = RegexBuilder::new(pattern).unicode(false).build().map_err(|error| error.to_string())?;
+    Ok((pattern, mode))
 }
 
 impl Paths {

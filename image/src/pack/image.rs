@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::work::Made;
-use super::{Options, PackError, Role};
+use super::{Base, Options, PackError, Role};
 use crate::closure::Closure;
-use crate::manifest::{Config, Descriptor, History, Manifest, Platform, RootFs, RunConfig, media_type};
+use crate::manifest::{
+    Config, Descriptor, History, Manifest, Platform, RootFs, RunConfig, annotation, media_type,
+};
 use crate::seed::{FORMAT_VERSION, label};
 
 /// When the image says that it was made: the time of everything in it, RFC 3339.
@@ -42,41 +44,55 @@ pub(super) fn config(closure: &Closure, options: &Options, platform: Platform, m
         created_by: Some(format!("nix-seed: {}", made.role().name())),
         ..History::default()
     };
+    let (below, before) = options.base.as_ref().map_or_else(Default::default, |base| {
+        (base.config.rootfs.diff_ids.clone(), base.config.history.clone())
+    });
+    let own = made.iter().map(|made| made.layer.diff_id);
     Config {
         created: Some(CREATED.to_owned()),
         architecture: platform.architecture,
         os: platform.os,
         config: run_config(closure, options),
-        rootfs: RootFs {
-            diff_ids: made.iter().map(|made| made.layer.diff_id).collect(),
-            ..RootFs::default()
-        },
-        history: made.iter().map(history).collect(),
+        rootfs: RootFs { diff_ids: below.into_iter().chain(own).collect(), ..RootFs::default() },
+        history: before.into_iter().chain(made.iter().map(history)).collect(),
     }
 }
 
-pub(super) fn manifest(config: Descriptor, layers: Vec<Descriptor>) -> Manifest {
+/// The manifest: the base image's layers, and the seed's `own`.
+pub(super) fn manifest(
+    config: Descriptor,
+    base: Option<&Base>,
+    own: impl Iterator<Item = Descriptor>,
+) -> Manifest {
+    let below = base.map(|base| base.layers.clone()).unwrap_or_default();
+    let digest = base.map(|base| (annotation::BASE_DIGEST.to_owned(), base.digest.to_string()));
     Manifest {
         schema_version: 2,
         media_type: Some(media_type::MANIFEST.to_owned()),
         artifact_type: None,
         config,
-        layers,
+        layers: below.into_iter().chain(own).collect(),
         subject: None,
-        annotations: BTreeMap::new(),
+        annotations: digest.into_iter().collect(),
     }
 }
 
-/// What the user asked for, over the defaults.
+/// What the user asked for, over what the base image says, over the defaults.
 fn run_config(closure: &Closure, options: &Options) -> RunConfig {
-    let mut run = options.run.clone();
+    let base = options.base.as_ref().map(|base| &base.config.config);
+    let mut run = base.map_or_else(|| options.run.clone(), |base| over(base, &options.run));
     let programs = &closure.programs;
     if run.entrypoint.is_none() && run.cmd.is_none() && programs.shell.is_some() {
         run.cmd = Some(vec!["/bin/sh".to_owned()]);
     }
-    let mut path = vec!["/bin".to_owned(), "/usr/bin".to_owned()];
-    for program in [&programs.env, &programs.shell, &programs.nix].into_iter().flatten() {
-        path.insert(0, format!("{program}/bin"));
+    let own = [&programs.nix, &programs.shell, &programs.env];
+    let mut own: Vec<String> = own.into_iter().flatten().map(|program| format!("{program}/bin")).collect();
+    // The base image's programs find those that they were made with first.
+    let of_base = base.and_then(|base| base.env.iter().find_map(|line| line.strip_prefix("PATH=")));
+    let mut path: Vec<String> = of_base.into_iter().map(str::to_owned).collect();
+    path.append(&mut own);
+    if of_base.is_none() {
+        path.extend(["/bin", "/usr/bin"].map(str::to_owned));
     }
     path.dedup();
     let mut environment = vec![format!("PATH={}", path.join(":"))];
@@ -85,7 +101,9 @@ fn run_config(closure: &Closure, options: &Options) -> RunConfig {
             environment.push(format!("{name}=/etc/ssl/certs/ca-bundle.crt"));
         }
     }
-    let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
+    if !options.run.env.iter().any(|line| line.starts_with("PATH=")) {
+        run.env.retain(|line| !line.starts_with("PATH="));
+    }
     environment.retain(|default| run.env.iter().all(|asked| name(asked) != name(default)));
     environment.append(&mut run.env);
     run.env = environment;
@@ -104,6 +122,36 @@ fn run_config(closure: &Closure, options: &Options) -> RunConfig {
     run.labels.extend(options.labels.clone());
     run.labels.extend(labels.into_iter().map(|(key, value)| (key.to_owned(), value)));
     run
+}
+
+/// The name of `NAME=VALUE`.
+fn name(variable: &str) -> &str {
+    variable.split('=').next().unwrap_or_default()
+}
+
+/// What `run` says, and where it says nothing, what `base` says, as when an image is built from another: a
+/// new entry point is not followed by the old command.
+fn over(base: &RunConfig, run: &RunConfig) -> RunConfig {
+    let mut env = base.env.clone();
+    env.retain(|old| run.env.iter().all(|new| name(new) != name(old)));
+    env.extend(run.env.iter().cloned());
+    let cmd = run.cmd.clone().or_else(|| base.cmd.clone().filter(|_| run.entrypoint.is_none()));
+    RunConfig {
+        user: run.user.clone().or_else(|| base.user.clone()),
+        exposed_ports: base
+            .exposed_ports
+            .iter()
+            .chain(&run.exposed_ports)
+            .map(|(k, v)| (k.clone(), *v))
+            .collect(),
+        env,
+        entrypoint: run.entrypoint.clone().or_else(|| base.entrypoint.clone()),
+        cmd,
+        volumes: base.volumes.iter().chain(&run.volumes).map(|(k, v)| (k.clone(), *v)).collect(),
+        working_dir: run.working_dir.clone().or_else(|| base.working_dir.clone()),
+        labels: base.labels.iter().chain(&run.labels).map(|(k, v)| (k.clone(), v.clone())).collect(),
+        stop_signal: run.stop_signal.clone().or_else(|| base.stop_signal.clone()),
+    }
 }
 
 /// The version of the zstd library, `1.5.7`.

@@ -118,7 +118,8 @@ impl Plan<'_> {
     }
 }
 
-fn copy_blobs(
+/// Copies blobs that are not there yet.
+pub(crate) fn copy_blobs(
     source: &dyn Transport,
     destination: &dyn Transport,
     mut blobs: Vec<Descriptor>,

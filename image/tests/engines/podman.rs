@@ -2,12 +2,15 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use seed_image::pack::{LayerReport, Options, pack};
 use seed_image::reference::Reference;
-use seed_image::transport::{self, Layout, TransportOptions};
+use seed_image::transport::{self, Layout, Transport, TransportOptions};
+use seed_image::{seed, verify};
 
 use crate::servers::{Kind, Server};
 use crate::support::{closure, options, register, store_path};
@@ -120,6 +123,59 @@ fn runs_from_a_layout(release: Release) {
     let text = podman.run_image("oci:layout:v1", &["/bin/sh", "-c", script]);
     for part in ["-nix/bin:", "root:x:0:0", "-data", "\nnix (Nix) "] {
         assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+/// A seed above another image runs with the files and the configuration of both.
+#[test]
+fn a_seed_runs_above_a_base_image() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut closure = closure(&scratch.path().join("store"));
+    let podman = Podman::new(Release::Installed);
+    let here = podman.home.path();
+    // A base image in the way of distributions: the programs' directory is a link.
+    fs::create_dir_all(here.join("base/usr/bin")).unwrap();
+    fs::create_dir_all(here.join("base/etc")).unwrap();
+    symlink("usr/bin", here.join("base/bin")).unwrap();
+    fs::write(here.join("base/etc/passwd"), "root:x:0:0:base:/root:/bin/sh\n").unwrap();
+    fs::copy("/bin/busybox", here.join("base/usr/bin/busybox")).unwrap();
+    for name in ["sh", "cat", "ls", "stat"] {
+        symlink("busybox", here.join("base/usr/bin").join(name)).unwrap();
+    }
+    let tar = Command::new("tar").args(["-C", "base", "-cf", "base.tar", "."]).current_dir(here).status();
+    assert!(tar.unwrap().success());
+    let change = ["--change", "ENV OF=base", "--change", "ENV PATH=/usr/bin", "--change", "WORKDIR /etc"];
+    podman.output(&[&["import"][..], &change, &["base.tar", "base:v1"]].concat());
+    podman.output(&["push", "base:v1", "oci:base:v1"]);
+
+    let root = store_path('3', "root");
+    fs::create_dir_all(closure.real_path(&root).join("srv/app")).unwrap();
+    fs::write(closure.real_path(&root).join("srv/app/plain"), "plain\n").unwrap();
+    fs::write(closure.real_path(&root).join("srv/app/secret"), "secret\n").unwrap();
+    register(&mut closure, root.clone(), Vec::new());
+    let mut options = options();
+    let base = Layout::new(here.join("base"));
+    let digest = base.resolve("v1").unwrap().digest;
+    options.above(Arc::new(base), digest).unwrap();
+    options.run.env = vec!["OF=seed".to_owned()];
+    options.additions.trees = vec![root];
+    options.additions.modes = vec![(regex::bytes::Regex::new("/secret$").unwrap(), 0o600)];
+    let layout = Layout::new(here.join("layout"));
+    let packed = pack(&closure, &options, &layout, Some("v1"), &()).unwrap();
+    assert_eq!(packed.manifest.layers.len(), packed.layers.len() + 1);
+    let seed = seed::open(&layout, &packed.digest).unwrap();
+    assert_eq!(verify::deep(&layout, &seed, &()).unwrap().layers, packed.layers.len() - 1);
+
+    let script =
+        "pwd; echo $OF; cat /etc/passwd; stat -c %a%F /srv/app/*; cat /srv/app/*; ls -l /bin; nix --version";
+    let text = podman.run_image("oci:layout:v1", &["sh", "-c", script]);
+    for part in [
+        "/etc\nseed\nroot:x:0:0:base:",
+        "777symbolic link\n600regular file\nplain\nsecret\n",
+        "/bin -> usr/bin\n",
+        "nix (Nix) ",
+    ] {
+        assert!(text.contains(part), "{part:?}: {text}");
     }
 }
 
