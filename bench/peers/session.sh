@@ -1,14 +1,17 @@
 # What the peers share. A peer is a script of two verbs, which the runner calls:
 #
 #   prepare   puts what the client will fetch where the servers find it; what is there already is kept
-#   run       from an empty $STATE: gets the store, enters the shell, builds the project; says `mark ready`,
-#             `mark develop`, `mark build` the moment that each is done
+#   run       from an empty $STATE: gets the store, enters the shell, builds the project, and runs the further
+#             commands; says `mark ready`, `mark develop`, `mark build` and the command's name the moment that
+#             each is done
 #
 # Environment of both: WORKLOAD (see workload/build), PREPARED (a directory of the peer's own, served as
 # $HTTP/<peer>), REGISTRY (host:port, plain HTTP), ENTER (mounts a directory as /nix). Of `run`: STATE (empty,
 # on the client's disk), PROJECT (the flake, its source changed in every run), PREPARED only to read names from.
 # `run` is in a process and a mount namespace of its own, and in the client's network namespace.
 set -euo pipefail
+
+source "$(dirname "${BASH_SOURCE[0]}")/../commands/commands.sh"
 
 # Standard output is for marks alone.
 exec 3>&1 1>&2
@@ -38,5 +41,19 @@ CONF
 
 develop() { with_nix nix develop --quiet --offline "path:$PROJECT" --command true; }
 build() { with_nix nix build --quiet --offline --no-link "path:$PROJECT"; }
+
+# A shell of the store, which all peers bring.
+bash=$(path_of 'bash-[0-9]')/bin/bash
+
+# inside SCRIPT: runs a script in that shell, where the store of `nix_at` is /nix.
+inside() { with_nix "$bash" -ec "$1"; }
+
+further_commands() {
+    local name
+    for name in $(command_names); do
+        inside "$(script_of "$name")"
+        mark "$name"
+    done
+}
 
 if [ "${1-}" = run ]; then configure; fi

@@ -20,7 +20,7 @@ const MAX_HEAD: u64 = 64 * 1024;
 /// How many requests fail, and how many have.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
-    /// Of 1,000 requests so many fail. None until the servers have been given what they serve.
+    /// Of 1,000 requests so many fail.
     per_mille: AtomicU64,
     requests: AtomicU64,
     failed: AtomicU64,
@@ -28,7 +28,7 @@ pub(crate) struct Faults {
 
 impl Faults {
     /// From now on `per_mille` of 1,000 requests fail.
-    pub(crate) fn set(&self, per_mille: u64) {
+    fn set(&self, per_mille: u64) {
         self.per_mille.store(per_mille, Ordering::Relaxed);
     }
 
@@ -64,13 +64,16 @@ enum Fault {
     Cut,
 }
 
-/// Starts the proxy; it ends with this process. Connections to `address` reach `upstream`.
+/// Starts the proxy; it ends with this process. Connections to `address` reach `upstream`, and of 1,000 requests
+/// `per_mille` fail.
 pub(crate) fn start(
     namespace: &Namespace,
     address: SocketAddrV4,
     upstream: SocketAddrV4,
+    per_mille: u64,
 ) -> Result<Arc<Faults>> {
     let faults = Arc::new(Faults::default());
+    faults.set(per_mille);
     let listener = namespace
         .run(|| TcpListener::bind(address))?
         .with_context(|| format!("cannot listen on {address}"))?;

@@ -9,18 +9,18 @@ mod process;
 mod report;
 mod servers;
 mod session;
+mod targets;
 mod workload;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 
-use crate::faults::Faults;
 use crate::link::{Kind, Link};
 use crate::peer::Peer;
-use crate::report::{Machine, Report};
+use crate::report::{Machine, Report, Section};
 use crate::servers::Servers;
 use crate::workload::Workload;
 
@@ -37,12 +37,13 @@ struct Arguments {
     #[arg(long, default_value = "small")]
     workload: String,
 
-    /// The network between the client and the servers
-    #[arg(long, value_enum, default_value_t = Kind::Gigabit20)]
-    link: Kind,
+    /// The networks between the client and the servers, one after another; failing requests and the other
+    /// figures are measured on the first
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "1g20,loopback")]
+    link: Vec<Kind>,
 
     /// Who is measured, in this order and then in the reverse
-    #[arg(long, value_delimiter = ',', default_value = "native,seed,tar,nix-copy,podman")]
+    #[arg(long, value_delimiter = ',', default_value = "native,seed,nydus,tar,nix-copy,podman")]
     peers: Vec<String>,
 
     /// How often each is measured; the medians are reported
@@ -53,12 +54,13 @@ struct Arguments {
     #[arg(long)]
     disk: Option<PathBuf>,
 
-    /// Also measure packing, mounting, reading and memory
+    /// Do not measure packing, mounting, reading and memory
     #[arg(long)]
-    figures: bool,
+    no_figures: bool,
 
-    /// Of 1,000 requests to the registry, how many fail with a 503 or a reset connection
-    #[arg(long, default_value_t = 0, value_name = "PER-MILLE")]
+    /// Measure the seed a second time, with so many of 1,000 requests to the registry failing, by a 503 or a
+    /// reset connection; 0 leaves it out
+    #[arg(long, default_value_t = 50, value_name = "PER-MILLE", value_parser = clap::value_parser!(u64).range(..=1000))]
     faults: u64,
 
     /// Where the figures go as JSON
@@ -68,6 +70,10 @@ struct Arguments {
     /// Where the table goes
     #[arg(long, default_value = "docs/benchmarks.md")]
     markdown: PathBuf,
+
+    /// What is written behind the table as it is: what people have to say of the figures
+    #[arg(long, default_value = "docs/benchmarks-notes.md")]
+    notes: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -82,29 +88,57 @@ fn main() -> ExitCode {
 }
 
 fn measure(arguments: &Arguments) -> Result<()> {
+    if arguments.peers.is_empty() || arguments.link.is_empty() {
+        bail!("no peers, or no links, were named");
+    }
+    let notes = read_notes(&arguments.repository.join(&arguments.notes))?;
     let workload = Workload::build(&arguments.repository, &arguments.workload)?;
-    let link = Link::new(arguments.link)?;
-    let servers = Servers::start(
-        link.server(),
-        &workload.servers_state()?,
-        &workload.prepared()?,
-        arguments.faults > 0,
-    )?;
+    let mut report = Report::new(Machine::of_this_run()?, &workload, arguments.disk.is_none());
+    for (position, kind) in arguments.link.iter().enumerate() {
+        measure_on(arguments, *kind, position == 0, &workload, &mut report)?;
+    }
+    for (path, text) in [(&arguments.json, report.json()?), (&arguments.markdown, report.markdown(&notes))] {
+        let path = arguments.repository.join(path);
+        let directory = path.parent().context("a file to write needs a directory")?;
+        std::fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
+        std::fs::write(&path, text).with_context(|| path.display().to_string())?;
+        say(&format!("wrote {}", path.display()));
+    }
+    Ok(())
+}
 
-    let mut peers = Vec::new();
-    for name in &arguments.peers {
-        let peer = Peer::new(name, &arguments.repository, &workload)?;
+/// Adds to the report what is measured on one link: all peers, and on the first link also the rest.
+fn measure_on(
+    arguments: &Arguments,
+    kind: Kind,
+    first: bool,
+    workload: &Workload,
+    report: &mut Report,
+) -> Result<()> {
+    let link = Link::new(kind)?;
+    let servers =
+        Servers::start(link.server(), &workload.servers_state()?, &workload.prepared()?, arguments.faults)?;
+    let prepared = |name: &str| -> Result<Peer> {
+        let peer = Peer::new(name, &arguments.repository, workload)?;
         say(&format!("preparing {name}"));
         peer.prepare(&link)?;
-        peers.push(peer);
+        Ok(peer)
+    };
+    let mut peers = arguments.peers.iter().map(|name| prepared(name)).collect::<Result<Vec<_>>>()?;
+    let ours = peers.iter().position(|peer| peer.name() == report::OURS).filter(|_| first);
+    if let Some(ours) = ours {
+        if arguments.faults > 0 {
+            let name = format!("{}, {} ‰ failing", report::OURS, arguments.faults);
+            peers.insert(ours + 1, peers[ours].behind_faults(name));
+        }
+        // What packing is compared with needs its image, measured or not.
+        if !arguments.no_figures && !arguments.peers.iter().any(|name| name == "podman") {
+            prepared("podman")?;
+        }
     }
     workload.warm()?;
-    if let Some(faults) = servers.faults() {
-        faults.set(arguments.faults);
-    }
 
-    let mut report =
-        Report::new(Machine::of_this_run()?, &workload, arguments.link, arguments.disk.is_none());
+    let mut section = Section::new(kind);
     for round in 0..arguments.repeat {
         let mut order: Vec<&Peer> = peers.iter().collect();
         if round % 2 == 1 {
@@ -112,39 +146,37 @@ fn measure(arguments: &Arguments) -> Result<()> {
         }
         for peer in order {
             let run = peer.run(&link, arguments.disk.as_deref(), round)?;
+            let commands: String =
+                run.commands.iter().map(|(name, took)| format!(", {name} {took:.2} s")).collect();
             say(&format!(
-                "{:<10} ready {:6.2} s, develop {:6.2} s, build {:6.2} s; {:6.1} MB; {:5.1} CPU-s; pressure {:2.0} %",
+                "{:<10} ready {:6.2} s, develop {:6.2} s, build {:6.2} s{commands}; {:6.1} MB; {:5.1} CPU-s; pressure {:2.0} %",
                 peer.name(),
-                run.ready.unwrap_or_default().seconds,
+                run.ready.seconds,
                 run.develop.seconds,
                 run.build.seconds,
                 run.build.megabytes(),
                 run.cpu_seconds,
                 run.cpu_pressure * 100.0
             ));
-            report.add(peer.name(), round, run);
+            section.add(peer.name(), round, run);
         }
     }
+    section.set_failed(servers.faults());
+    report.add(section);
 
-    if let Some(ours) = peers.iter().find(|peer| arguments.figures && peer.name() == report::OURS) {
+    if let Some(ours) = ours.filter(|_| !arguments.no_figures) {
         say("measuring the other figures");
-        report.set_figures(ours.figures(&link, arguments.disk.as_deref())?);
-    }
-    if let Some((requests, failed)) = servers.faults().map(Faults::counts) {
-        say(&format!("{failed} of {requests} requests to the registry failed"));
-    }
-
-    for (path, text) in [(&arguments.json, report.json()?), (&arguments.markdown, report.markdown())] {
-        let path = arguments.repository.join(path);
-        let directory = path.parent().context("a file to write needs a directory")?;
-        std::fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
-        std::fs::write(&path, text).with_context(|| path.display().to_string())?;
-        say(&format!("wrote {}", path.display()));
-    }
-    if peers.is_empty() {
-        bail!("no peers were named");
+        report.set_figures(peers[ours].figures(&link, arguments.disk.as_deref())?);
     }
     Ok(())
+}
+
+/// The notes; where there is no such file, none.
+fn read_notes(path: &Path) -> Result<String> {
+    match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        other => other.with_context(|| path.display().to_string()),
+    }
 }
 
 /// Progress, on stderr.

@@ -47,6 +47,14 @@ impl Peer {
         })
     }
 
+    /// The same peer, with the registry that lets some of the requests fail; `name` says so.
+    pub(crate) fn behind_faults(&self, name: String) -> Self {
+        let mut environment = self.environment.clone();
+        environment.retain(|(variable, _)| *variable != "REGISTRY");
+        environment.push(("REGISTRY", Servers::failing_registry().to_string()));
+        Self { name, script: self.script.clone(), project: self.project.clone(), environment }
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }

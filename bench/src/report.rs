@@ -1,7 +1,7 @@
 //! The figures of a run, as a table for readers and as JSON for programs.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write};
 use std::fs;
 
 use anyhow::{Context, Result};
@@ -9,10 +9,11 @@ use serde::Serialize;
 
 use crate::link::Kind;
 use crate::session::{Figure, Run};
+use crate::targets;
 use crate::workload::{Size, Workload};
 
 /// Whose times are subtracted from everybody's: what remains is the price of getting the store there.
-const LOCAL: &str = "native";
+pub(crate) const LOCAL: &str = "native";
 /// Whom the others are compared with.
 pub(crate) const OURS: &str = "seed";
 
@@ -21,11 +22,19 @@ pub(crate) const OURS: &str = "seed";
 pub(crate) struct Report {
     machine: Machine,
     workload: Size,
-    link: Kind,
     /// Whether the client's disk was in memory.
     tmpfs: bool,
-    runs: Vec<Entry>,
+    sections: Vec<Section>,
     figures: Vec<Figure>,
+}
+
+/// The runs on one link.
+#[derive(Debug, Serialize)]
+pub(crate) struct Section {
+    link: Kind,
+    runs: Vec<Entry>,
+    /// Requests to the failing registry, and how many of them failed.
+    failing_requests: (u64, u64),
 }
 
 /// Where and when.
@@ -87,17 +96,17 @@ fn command_line() -> String {
     line
 }
 
-impl Report {
-    pub(crate) fn new(machine: Machine, workload: &Workload, link: Kind, tmpfs: bool) -> Self {
-        Self { machine, workload: workload.size.clone(), link, tmpfs, runs: Vec::new(), figures: Vec::new() }
+impl Section {
+    pub(crate) fn new(link: Kind) -> Self {
+        Self { link, runs: Vec::new(), failing_requests: (0, 0) }
     }
 
     pub(crate) fn add(&mut self, peer: &str, round: u32, run: Run) {
         self.runs.push(Entry { peer: peer.to_owned(), round, run });
     }
 
-    pub(crate) fn set_figures(&mut self, figures: Vec<Figure>) {
-        self.figures = figures;
+    pub(crate) fn set_failed(&mut self, requests_and_failed: (u64, u64)) {
+        self.failing_requests = requests_and_failed;
     }
 
     /// The medians of each peer, in the order in which they were first measured.
@@ -113,94 +122,179 @@ impl Report {
         names.into_iter().filter_map(|name| Some((name, Run::median(runs.get(name)?)))).collect()
     }
 
+    /// Seconds to `develop` of a peer, less those of the local limit.
+    fn net(&self, peer: &str) -> Option<f64> {
+        let medians = self.medians();
+        let of =
+            |name: &str| medians.iter().find(|(peer, _)| *peer == name).map(|(_, run)| run.develop.seconds);
+        Some(of(peer)? - of(LOCAL)?)
+    }
+
+    fn write(&self, text: &mut String) -> fmt::Result {
+        let medians = self.medians();
+        let rounds = self.runs.iter().map(|entry| entry.round + 1).max().unwrap_or(0);
+        let pressure = self.runs.iter().map(|entry| entry.run.cpu_pressure).fold(0.0, f64::max);
+        writeln!(
+            text,
+            "\n## {}\n\nMedians of {rounds}; some process waited for a processor in up to {:.0} % of a run's time.\n",
+            self.link.title(),
+            pressure * 100.0
+        )?;
+
+        let commands: BTreeSet<&String> = medians.iter().flat_map(|(_, run)| run.commands.keys()).collect();
+        write!(
+            text,
+            "| peer | ready s | `develop` s | net s | × {OURS}, gross | × {OURS}, net | + `build` s | MB fetched | CPU-s |"
+        )?;
+        for name in &commands {
+            write!(text, " {name} s |")?;
+        }
+        writeln!(text, "\n|{}", " --- |".repeat(9 + commands.len()))?;
+        let ours = medians.iter().find(|(name, _)| *name == OURS).map(|(_, run)| run.develop.seconds);
+        for (name, run) in &medians {
+            let ratio = |value: Option<f64>, of: Option<f64>| match (value, of) {
+                (Some(value), Some(of)) if of > 0.0 && *name != LOCAL => format!("{:.1}", value / of),
+                _ => "–".to_owned(),
+            };
+            write!(
+                text,
+                "| {name} | {:.2} | {:.2} | {} | {} | {} | {:.2} | {:.1} | {:.1} |",
+                run.ready.seconds,
+                run.develop.seconds,
+                number(self.net(name)),
+                ratio(Some(run.develop.seconds), ours),
+                ratio(self.net(name), self.net(OURS)),
+                run.build.seconds,
+                run.build.megabytes(),
+                run.cpu_seconds,
+            )?;
+            for command in &commands {
+                write!(text, " {} |", number(run.commands.get(*command).copied()))?;
+            }
+            writeln!(text)?;
+        }
+        if let (requests @ 1.., failed) = self.failing_requests {
+            writeln!(text, "\nOf {requests} requests to the failing registry {failed} failed.")?;
+        }
+        Ok(())
+    }
+}
+
+/// Two digits behind the point, or a dash for what was not measured.
+fn number(value: Option<f64>) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| format!("{value:.2}"))
+}
+
+impl Report {
+    pub(crate) fn new(machine: Machine, workload: &Workload, tmpfs: bool) -> Self {
+        Self { machine, workload: workload.size.clone(), tmpfs, sections: Vec::new(), figures: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, section: Section) {
+        self.sections.push(section);
+    }
+
+    pub(crate) fn set_figures(&mut self, figures: Vec<Figure>) {
+        self.figures = figures;
+    }
+
+    /// How many times longer than ours a peer took to `develop`, net, on the first link.
+    pub(crate) fn times_ours(&self, peer: &str) -> Option<f64> {
+        let section = self.sections.first()?;
+        let ours = section.net(OURS).filter(|ours| *ours > 0.0)?;
+        Some(section.net(peer)? / ours)
+    }
+
+    /// A figure beside time-to-build.
+    pub(crate) fn figure(&self, id: &str) -> Option<&Figure> {
+        self.figures.iter().find(|figure| figure.id == id)
+    }
+
     pub(crate) fn json(&self) -> Result<String> {
         #[derive(Serialize)]
         struct Document<'a> {
             #[serde(flatten)]
             report: &'a Report,
-            medians: BTreeMap<&'a str, Run>,
+            /// Of each section, in the same order.
+            medians: Vec<BTreeMap<&'a str, Run>>,
+            targets: Vec<targets::Outcome>,
         }
-        let document = Document { report: self, medians: self.medians().into_iter().collect() };
+        let document = Document {
+            report: self,
+            medians: self.sections.iter().map(|section| section.medians().into_iter().collect()).collect(),
+            targets: targets::outcomes(self),
+        };
         let mut text = serde_json::to_string_pretty(&document).context("cannot write the report as JSON")?;
         text.push('\n');
         Ok(text)
     }
 
-    pub(crate) fn markdown(&self) -> String {
-        let medians = self.medians();
-        let of = |name: &str| medians.iter().find(|(peer, _)| *peer == name).map(|(_, run)| run);
-        let (local, ours) = (of(LOCAL), of(OURS));
-        let Machine { date, command, processor, cores, memory_bytes, kernel, congestion_control } =
-            &self.machine;
-        let Size { name, store_paths, files, bytes } = &self.workload;
-        let rounds = self.runs.iter().map(|entry| entry.round + 1).max().unwrap_or(0);
-        let pressure = self.runs.iter().map(|entry| entry.run.cpu_pressure).fold(0.0, f64::max);
-
+    /// The document for readers, which ends with the notes as they are.
+    pub(crate) fn markdown(&self, notes: &str) -> String {
         let mut text = String::new();
-        let mut line = |arguments: std::fmt::Arguments<'_>| {
-            // Writing to a string does not fail.
-            let _ = writeln!(text, "{arguments}");
-        };
-        line(format_args!("# Benchmarks\n"));
-        line(format_args!(
-            "From an empty client to a shell (`nix develop --offline --command true`) and to the built project \
-             (`nix build --offline`, its source changed). Same link, servers, machine and order for all; \
-             medians of {rounds}.\n"
-        ));
-        line(format_args!("- `{command}`, {date}"));
-        line(format_args!(
-            "- workload `{name}`: {store_paths} store paths, {files} files, {:.2} GB",
-            *bytes as f64 / 1e9
-        ));
-        line(format_args!(
-            "- link: {}, {congestion_control}; client's disk: {}",
-            self.link.title(),
-            if self.tmpfs { "tmpfs" } else { "on disk" }
-        ));
-        line(format_args!(
-            "- machine: {cores} × {processor}, {:.0} GiB, Linux {kernel}; some process waited for a processor \
-             in up to {:.0} % of a run's time\n",
-            *memory_bytes as f64 / f64::from(1 << 30),
-            pressure * 100.0
-        ));
-        line(format_args!(
-            "| peer | ready s | `develop` s | net s | × {OURS}, gross | × {OURS}, net | + `build` s | MB fetched | CPU-s |"
-        ));
-        line(format_args!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |"));
-        for (name, run) in &medians {
-            let net = |run: &Run| local.map(|local| run.develop.seconds - local.develop.seconds);
-            let ratio = |value: Option<f64>, of: Option<f64>| match (value, of) {
-                (Some(value), Some(of)) if of > 0.0 && *name != LOCAL => format!("{:.1}", value / of),
-                _ => "–".to_owned(),
-            };
-            line(format_args!(
-                "| {name} | {} | {:.2} | {} | {} | {} | {:.2} | {:.1} | {:.1} |",
-                run.ready.map_or_else(|| "–".into(), |ready| format!("{:.2}", ready.seconds)),
-                run.develop.seconds,
-                net(run).map_or_else(|| "–".into(), |net| format!("{net:.2}")),
-                ratio(Some(run.develop.seconds), ours.map(|ours| ours.develop.seconds)),
-                ratio(net(run), ours.and_then(net)),
-                run.build.seconds,
-                run.build.megabytes(),
-                run.cpu_seconds,
-            ));
-        }
-        line(format_args!(
-            "\nnet: less the time of `{LOCAL}`, the same commands on a store that is on the client's disk and in its \
-             page cache. Ratios under 1.3 are equal."
-        ));
-        if !self.figures.is_empty() {
-            line(format_args!(
-                "\n| figure | seed | compared with | unit | ratio |\n| --- | --- | --- | --- | --- |"
-            ));
-        }
-        for Figure { name, ours, other, unit } in &self.figures {
-            let (other, ratio) = match other {
-                Some(other) => (format!("{other:.2}"), format!("{:.2}", ours / other)),
-                None => ("–".to_owned(), "–".to_owned()),
-            };
-            line(format_args!("| {name} | {ours:.2} | {other} | {unit} | {ratio} |"));
+        // Writing to a string does not fail.
+        let _ = self.write(&mut text);
+        if !notes.is_empty() {
+            text.push('\n');
+            text.push_str(notes);
         }
         text
     }
+
+    fn write(&self, text: &mut String) -> fmt::Result {
+        let Machine { date, command, processor, cores, memory_bytes, kernel, congestion_control } =
+            &self.machine;
+        let Size { name, store_paths, files, bytes } = &self.workload;
+        let disk = if self.tmpfs { "tmpfs" } else { "on disk" };
+        writeln!(
+            text,
+            "# Benchmarks\n\n\
+             From an empty client to a shell (`nix develop --offline --command true`) and to the built project \
+             (`nix build --offline`, its source changed). Same servers, machine and order for all.\n\n\
+             - `{command}`, {date}\n\
+             - workload `{name}`: {store_paths} store paths, {files} files, {:.2} GB\n\
+             - TCP: {congestion_control}; client's disk: {disk}\n\
+             - machine: {cores} × {processor}, {:.0} GiB, Linux {kernel}",
+            *bytes as f64 / 1e9,
+            *memory_bytes as f64 / f64::from(1 << 30),
+        )?;
+        for section in &self.sections {
+            section.write(text)?;
+        }
+        text.push_str(LEGEND);
+        if !self.figures.is_empty() {
+            text.push_str(
+                "\n## Other figures\n\n\
+                 | figure | seed | compared with | unit | ratio |\n| --- | --- | --- | --- | --- |\n",
+            );
+        }
+        for figure in &self.figures {
+            let Figure { name, ours, other, unit, .. } = figure;
+            writeln!(
+                text,
+                "| {name} | {ours:.2} | {} | {unit} | {} |",
+                number(*other),
+                number(figure.ratio())
+            )?;
+        }
+        targets::write(self, text)
+    }
 }
+
+/// What the columns mean.
+const LEGEND: &str = "
+- **ready**: from the start of the job until the store can be used, that is, until any of its files can be read at \
+its place. A peer that pulls is ready with the last file; one that mounts, when its mount answers; podman, when the \
+first process of the container runs; the seed, when it is verified, mounted, and the sandbox around it is made.
+- **net**: less the time of `native`, the same commands on a store that is on the client's disk and in its page cache.
+- **× seed**: the peer's time divided by the seed's. Ratios under 1.3 are equal.
+- **+ `build`**: from the start of the job until the project is built too. **MB fetched** and **CPU-s**: until then, \
+and in the whole run.
+- **compile**, **java**: seconds that a further command took, behind the build: a C++ file that uses the standard \
+library and Boost, compiled (in `small`: a C file); `java -version`.
+- **‰ failing**: the same, while so many of 1,000 requests to the registry fail, by turns with a 503, a reset instead \
+of an answer and a reset in its midst.
+";
+
+#[cfg(test)]
+mod tests;

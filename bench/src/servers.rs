@@ -15,8 +15,8 @@ use crate::faults::{self, Faults};
 use crate::link::{Namespace, SERVER};
 
 const REGISTRY_PORT: u16 = 5000;
-/// Of the registry itself, when failures are put in front of it.
-const HIDDEN_PORT: u16 = 5001;
+/// Of the registry with failures in front of it.
+const FAILING_PORT: u16 = 5001;
 const HTTP_PORT: u16 = 8080;
 
 /// Servers that are ready.
@@ -24,35 +24,37 @@ const HTTP_PORT: u16 = 8080;
 pub(crate) struct Servers {
     _registry: Server,
     _http: Server,
-    faults: Option<Arc<Faults>>,
+    faults: Arc<Faults>,
 }
 
 impl Servers {
-    /// Starts both: the registry keeps its blobs in `state/registry`, `documents` is what HTTP serves. With
-    /// `may_fail` requests to the registry pass the proxy of [`faults`], which lets none fail yet.
+    /// Starts both: the registry keeps its blobs in `state/registry`, `documents` is what HTTP serves. Of
+    /// 1,000 requests to the registry's second address, `per_mille` fail ([`faults`]).
     pub(crate) fn start(
         namespace: &Namespace,
         state: &Path,
         documents: &Path,
-        may_fail: bool,
+        per_mille: u64,
     ) -> Result<Self> {
         fs::create_dir_all(state).with_context(|| state.display().to_string())?;
-        let port = if may_fail { HIDDEN_PORT } else { REGISTRY_PORT };
-        let registry = registry(namespace, state, port)?;
-        let faults = may_fail
-            .then(|| faults::start(namespace, Self::registry(), SocketAddrV4::new(SERVER, HIDDEN_PORT)))
-            .transpose()?;
+        let registry = registry(namespace, state, REGISTRY_PORT)?;
+        let faults = faults::start(namespace, Self::failing_registry(), Self::registry(), per_mille)?;
         Ok(Self { _registry: registry, _http: http(namespace, state, documents)?, faults })
     }
 
-    /// What decides which requests to the registry fail, if any may.
-    pub(crate) fn faults(&self) -> Option<&Faults> {
-        self.faults.as_deref()
+    /// How many requests to the failing registry there were, and how many of them failed.
+    pub(crate) fn faults(&self) -> (u64, u64) {
+        self.faults.counts()
     }
 
     /// `host:port` of the registry; it speaks plain HTTP.
     pub(crate) fn registry() -> SocketAddrV4 {
         SocketAddrV4::new(SERVER, REGISTRY_PORT)
+    }
+
+    /// `host:port` at which the same registry lets some of the requests fail.
+    pub(crate) fn failing_registry() -> SocketAddrV4 {
+        SocketAddrV4::new(SERVER, FAILING_PORT)
     }
 
     /// Base of the HTTP server's addresses.

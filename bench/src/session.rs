@@ -1,5 +1,6 @@
 //! One peer, once: from an empty disk to a built project, with what it cost.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -15,12 +16,14 @@ use crate::process::{self, Usage};
 /// What a peer reaches in the order in which it does, each in seconds and bytes since the run began.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Run {
-    /// The store can be used; nothing where a peer does not say.
-    pub ready: Option<Mark>,
+    /// The store can be used: any of its files can be read at its place.
+    pub ready: Mark,
     /// `nix develop --offline --command true` has returned.
     pub develop: Mark,
     /// `nix build --offline` of the changed project has returned.
     pub build: Mark,
+    /// Further commands, by name: the seconds that each took, one after another behind the build.
+    pub commands: BTreeMap<String, f64>,
     /// Processor time of all of the peer's processes, in seconds.
     pub cpu_seconds: f64,
     /// The largest resident set of any one of them, in bytes.
@@ -32,33 +35,40 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// The median of each quantity; of an even number, the upper one. There must be one run at least.
+    /// The median of each quantity. There must be one run at least.
     pub(crate) fn median(runs: &[&Self]) -> Self {
-        let median = |quantity: &dyn Fn(&Self) -> f64| {
-            let mut values: Vec<f64> = runs.iter().map(|run| quantity(run)).collect();
-            values.sort_by(f64::total_cmp);
-            values.get(values.len() / 2).copied().unwrap_or_default()
+        let of = |quantity: &dyn Fn(&Self) -> f64| median(runs.iter().map(|run| quantity(run)).collect());
+        let whole = |quantity: &dyn Fn(&Self) -> u64| of(&|run| quantity(run) as f64).round() as u64;
+        let mark = |at: &dyn Fn(&Self) -> Mark| Mark {
+            seconds: of(&|run| at(run).seconds),
+            bytes: whole(&|run| at(run).bytes),
         };
-        let whole = |quantity: &dyn Fn(&Self) -> u64| {
-            let mut values: Vec<u64> = runs.iter().map(|run| quantity(run)).collect();
-            values.sort_unstable();
-            values.get(values.len() / 2).copied().unwrap_or_default()
-        };
-        let mark = |of: &dyn Fn(&Self) -> Mark| Mark {
-            seconds: median(&|run| of(run).seconds),
-            bytes: whole(&|run| of(run).bytes),
-        };
-        let ready = runs.iter().any(|run| run.ready.is_some());
+        // Every run of a peer has the same commands.
+        let names = runs.first().map(|run| run.commands.keys()).into_iter().flatten();
+        let commands = names
+            .map(|name| (name.clone(), of(&|run| run.commands.get(name).copied().unwrap_or(f64::NAN))))
+            .collect();
         Self {
-            ready: ready.then(|| mark(&|run| run.ready.unwrap_or_default())),
+            ready: mark(&|run| run.ready),
             develop: mark(&|run| run.develop),
             build: mark(&|run| run.build),
-            cpu_seconds: median(&|run| run.cpu_seconds),
+            commands,
+            cpu_seconds: of(&|run| run.cpu_seconds),
             max_resident: whole(&|run| run.max_resident),
-            relay_cpu_seconds: median(&|run| run.relay_cpu_seconds),
-            cpu_pressure: median(&|run| run.cpu_pressure),
+            relay_cpu_seconds: of(&|run| run.relay_cpu_seconds),
+            cpu_pressure: of(&|run| run.cpu_pressure),
         }
     }
+}
+
+/// The middle one of some values; of an even number the mean of the two in the middle; of none, zero.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let upper = values.get(values.len() / 2).copied().unwrap_or_default();
+    if values.len() % 2 == 1 || values.is_empty() {
+        return upper;
+    }
+    f64::midpoint(values[values.len() / 2 - 1], upper)
 }
 
 /// A moment of a run.
@@ -116,11 +126,13 @@ impl Session<'_> {
         if !status.success() {
             bail!("{} run: {status}", self.script.display());
         }
-        let (ready, develop, build) = reached.with_context(|| format!("{} run", self.script.display()))?;
+        let Reached { ready, develop, build, commands } =
+            reached.with_context(|| format!("{} run", self.script.display()))?;
         Ok(Run {
             ready,
             develop,
             build,
+            commands,
             cpu_seconds: cpu.as_secs_f64(),
             max_resident,
             relay_cpu_seconds: (link.relay_time() - relay).as_secs_f64(),
@@ -171,6 +183,8 @@ impl Session<'_> {
 /// One figure beside time-to-build, and what it is compared with.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Figure {
+    /// By which the targets know it.
+    pub id: String,
     pub name: String,
     pub ours: f64,
     pub other: Option<f64>,
@@ -178,36 +192,56 @@ pub(crate) struct Figure {
 }
 
 impl Figure {
-    /// Parses `NAME <tab> OURS <tab> OTHER or - <tab> UNIT`.
+    /// Parses `ID <tab> NAME <tab> OURS <tab> OTHER or - <tab> UNIT`.
     fn parse(line: &str) -> Result<Self> {
         let fields: Vec<&str> = line.split('\t').collect();
-        let [name, ours, other, unit] = fields.as_slice() else { bail!("{line:?} is no figure") };
+        let [id, name, ours, other, unit] = fields.as_slice() else { bail!("{line:?} is no figure") };
         let number = |text: &str| text.parse::<f64>().with_context(|| format!("{text:?} in {line:?}"));
         Ok(Self {
+            id: (*id).to_owned(),
             name: (*name).to_owned(),
             ours: number(ours)?,
             other: if *other == "-" { None } else { Some(number(other)?) },
             unit: (*unit).to_owned(),
         })
     }
+
+    /// How many times the other one's value this is.
+    pub(crate) fn ratio(&self) -> Option<f64> {
+        self.other.map(|other| self.ours / other)
+    }
 }
 
-/// Takes the time of each mark as its name arrives, until the peer has ended. A peer that mounts and enters the
-/// shell in one step has no first mark.
-fn collect(names: impl Read, mut now: impl FnMut() -> Result<Mark>) -> Result<(Option<Mark>, Mark, Mark)> {
+/// The marks of a run.
+#[derive(Debug, PartialEq)]
+struct Reached {
+    ready: Mark,
+    develop: Mark,
+    build: Mark,
+    commands: BTreeMap<String, f64>,
+}
+
+/// Takes the time of each mark as its name arrives, until the peer has ended.
+fn collect(names: impl Read, mut now: impl FnMut() -> Result<Mark>) -> Result<Reached> {
     let mut marks = Vec::new();
     for name in BufReader::new(names).lines() {
         let name = name.context("cannot read a mark")?;
         marks.push((name, now()?));
     }
     let names: Vec<&str> = marks.iter().map(|(name, _)| name.as_str()).collect();
-    match (names.as_slice(), marks.as_slice()) {
-        (["ready", "develop", "build"], [(_, ready), (_, develop), (_, build)]) => {
-            Ok((Some(*ready), *develop, *build))
+    let (["ready", "develop", "build", others @ ..], [(_, ready), (_, develop), (_, build), ..]) =
+        (names.as_slice(), marks.as_slice())
+    else {
+        bail!("the marks that came are {names:?}")
+    };
+    let mut commands = BTreeMap::new();
+    for (name, pair) in others.iter().zip(marks[2..].windows(2)) {
+        let took = pair[1].1.seconds - pair[0].1.seconds;
+        if commands.insert((*name).to_owned(), took).is_some() {
+            bail!("the mark {name} came twice: {names:?}");
         }
-        (["develop", "build"], [(_, develop), (_, build)]) => Ok((None, *develop, *build)),
-        _ => bail!("the marks that came are {names:?}"),
     }
+    Ok(Reached { ready: *ready, develop: *develop, build: *build, commands })
 }
 
 /// How long some process has waited for a processor since the machine started.
@@ -225,31 +259,55 @@ fn cpu_pressure() -> Result<Duration> {
 mod tests {
     use super::*;
 
-    fn marks(text: &str) -> Result<(Option<f64>, f64, f64)> {
+    fn marks(text: &str) -> Result<Reached> {
         let mut clock = 0.0;
-        let (ready, develop, build) = collect(text.as_bytes(), || {
+        collect(text.as_bytes(), || {
             clock += 1.0;
-            Ok(Mark { seconds: clock, bytes: 0 })
-        })?;
-        Ok((ready.map(|mark| mark.seconds), develop.seconds, build.seconds))
+            Ok(Mark { seconds: clock * clock, bytes: 7 })
+        })
     }
 
     #[test]
-    fn figures_are_lines_of_four_fields() {
-        let figure = Figure::parse("pack\t1.5\t3\ts").unwrap();
-        assert_eq!((figure.ours, figure.other), (1.5, Some(3.0)));
-        assert_eq!(Figure::parse("memory\t80\t-\tMB").unwrap().other, None);
-        for wrong in ["", "pack\t1.5\t3", "pack\tx\t3\ts", "pack\t1\t\ts"] {
+    fn figures_are_lines_of_five_fields() {
+        let figure = Figure::parse("pack\tpack it\t1.5\t3\ts").unwrap();
+        assert_eq!((figure.ours, figure.other, figure.ratio()), (1.5, Some(3.0), Some(0.5)));
+        assert_eq!(Figure::parse("memory\tof all\t80\t-\tMB").unwrap().ratio(), None);
+        for wrong in ["", "pack\tp\t1.5\t3", "pack\tp\tx\t3\ts", "pack\tp\t1\t\ts"] {
             assert!(Figure::parse(wrong).is_err(), "{wrong:?}");
         }
     }
 
     #[test]
     fn marks_come_in_order_and_all() {
-        assert_eq!(marks("ready\ndevelop\nbuild\n").unwrap(), (Some(1.0), 2.0, 3.0));
-        assert_eq!(marks("develop\nbuild\n").unwrap(), (None, 1.0, 2.0));
-        for wrong in ["", "ready\n", "develop\n", "build\ndevelop\n", "ready\ndevelop\nbuild\nbuild\n"] {
+        let at = |seconds| Mark { seconds, bytes: 7 };
+        let reached = marks("ready\ndevelop\nbuild\ncompile\njava\n").unwrap();
+        assert_eq!((reached.ready, reached.develop, reached.build), (at(1.0), at(4.0), at(9.0)));
+        assert_eq!(reached.commands, BTreeMap::from([("compile".into(), 7.0), ("java".into(), 9.0)]));
+        assert!(marks("ready\ndevelop\nbuild\n").unwrap().commands.is_empty());
+        for wrong in
+            ["", "ready\n", "develop\nbuild\n", "ready\nbuild\ndevelop\n", "ready\ndevelop\nbuild\nx\nx\n"]
+        {
             assert!(marks(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn the_median_of_an_even_number_is_the_mean_of_the_two_in_the_middle() {
+        for (values, expected) in [
+            (vec![], 0.0),
+            (vec![3.0], 3.0),
+            (vec![4.0, 1.0], 2.5),
+            (vec![9.0, 1.0, 2.0], 2.0),
+            (vec![9.0, 1.0, 2.0, 4.0], 3.0),
+        ] {
+            assert!((median(values.clone()) - expected).abs() < 1e-9, "{values:?}");
+        }
+        let run = |seconds, bytes| Run {
+            build: Mark { seconds, bytes },
+            commands: BTreeMap::from([("java".to_owned(), seconds)]),
+            ..Run::default()
+        };
+        let middle = Run::median(&[&run(4.0, 10), &run(2.0, 20)]);
+        assert_eq!((middle.build, middle.commands["java"]), (Mark { seconds: 3.0, bytes: 15 }, 3.0));
     }
 }

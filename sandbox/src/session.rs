@@ -98,6 +98,7 @@ impl Sandbox {
             return sandbox.blame_index(Err(error));
         }
         sandbox.phase.seconds = started.elapsed().as_secs_f64();
+        tracing::info!(seconds = sandbox.phase.seconds, "the sandbox is ready");
         Ok(sandbox)
     }
 
