@@ -27,6 +27,9 @@ pub(crate) struct Cli {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
+    /// What the command is called.
+    #[arg(skip)]
+    pub(crate) name: String,
 }
 
 /// Flags that every command has.
@@ -84,7 +87,8 @@ pub(crate) enum Command {
 /// Parses the command line of this process.
 pub(crate) fn parse() -> Result<Cli, clap::Error> {
     let mut matches = first_commands().try_get_matches()?;
-    Cli::from_arg_matches_mut(&mut matches)
+    let name = matches.subcommand_name().unwrap_or_default().to_owned();
+    Ok(Cli { name, ..Cli::from_arg_matches_mut(&mut matches)? })
 }
 
 /// The whole table.

@@ -28,26 +28,38 @@ use crate::session::Session;
 
 /// Runs the command that was given. Gives its exit code: for a command that runs another, that one's.
 pub(crate) fn dispatch(cli: &Cli, printer: &Printer) -> Result<ExitCode> {
-    let session = || Session::new(printer, cli.global.config.as_deref());
     let done = |result: Result<()>| result.map(|()| Exit::Done.into());
     match &cli.command {
-        Command::Pack(args) => done(pack::run(&session()?, args)),
-        Command::Build(args) => build::run(&session()?, args),
-        Command::Develop(args) => develop::run(&session()?, args),
-        Command::Run(args) => run::run(&session()?, args),
-        Command::Mount(args) => done(mount::run(&session()?, args)),
-        Command::Unmount(args) => done(unmount::run(&session()?, args)),
-        Command::Pull(args) => done(pull::run(&session()?, args)),
-        Command::Copy(args) => done(copy::run(&session()?, args)),
-        Command::Inspect(args) => done(inspect::run(&session()?, args)),
-        Command::Diff(args) => done(diff::run(&session()?, args)),
-        Command::Check(args) => done(check::run(&session()?, args)),
-        Command::Verify(args) => done(verify::run(&session()?, args)),
-        Command::Status(args) => done(status::run(&session()?, args)),
-        Command::Gc(args) => done(gc::run(&session()?, args)),
-        Command::Doctor(args) => doctor::run(&session()?, args),
         Command::Completions(args) => done(completions::run(printer, args)),
         Command::Man(args) => done(man::run(printer, args)),
         Command::Help(args) => done(help::run(printer, args)),
+        command => {
+            let session = Session::new(printer, cli.global.config.as_deref())?;
+            let result = run(&session, command);
+            session.send_trace(&cli.name, result.as_ref().err());
+            result
+        }
     }
+}
+
+fn run(session: &Session<'_>, command: &Command) -> Result<ExitCode> {
+    match command {
+        Command::Build(args) => return build::run(session, args),
+        Command::Develop(args) => return develop::run(session, args),
+        Command::Run(args) => return run::run(session, args),
+        Command::Doctor(args) => return doctor::run(session, args),
+        Command::Pack(args) => pack::run(session, args),
+        Command::Mount(args) => mount::run(session, args),
+        Command::Unmount(args) => unmount::run(session, args),
+        Command::Pull(args) => pull::run(session, args),
+        Command::Copy(args) => copy::run(session, args),
+        Command::Inspect(args) => inspect::run(session, args),
+        Command::Diff(args) => diff::run(session, args),
+        Command::Check(args) => check::run(session, args),
+        Command::Verify(args) => verify::run(session, args),
+        Command::Status(args) => status::run(session, args),
+        Command::Gc(args) => gc::run(session, args),
+        Command::Completions(_) | Command::Man(_) | Command::Help(_) => Ok(()),
+    }?;
+    Ok(Exit::Done.into())
 }

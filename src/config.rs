@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
+use seed_image::telemetry::Endpoint;
 use seed_policy::keys::{self, UnknownKey};
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +38,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("image.repository", Kind::Text),
     ("network.connections", Kind::Toml),
     ("network.timeout", Kind::Toml),
+    ("otlp.endpoint", Kind::Text),
     ("registry.ca-file", Kind::Text),
     ("registry.hosts-dirs", Kind::List),
     ("registry.insecure", Kind::List),
@@ -52,6 +54,7 @@ pub(crate) struct Config {
     pub(crate) cache: Cache,
     pub(crate) image: Image,
     pub(crate) network: Network,
+    pub(crate) otlp: Otlp,
     pub(crate) registry: Registry,
     pub(crate) runtime: Runtime,
     pub(crate) sandbox: Sandbox,
@@ -87,6 +90,14 @@ pub(crate) struct Network {
     pub(crate) connections: u16,
     /// Seconds until an operation fails, retries included.
     pub(crate) timeout: u32,
+}
+
+/// `[otlp]`: the OpenTelemetry collector.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Otlp {
+    /// Where traces are sent; nowhere, if it is not set.
+    pub(crate) endpoint: Option<Endpoint>,
 }
 
 /// `[registry]`: which registries, and how.

@@ -115,6 +115,7 @@ pub(crate) fn admit<S: Opened>(
     let resolved = session.resolve(transport.as_ref(), reference)?;
     let digest = resolved.digest.ok_or_else(|| failed(format!("{resolved} names no digest")))?;
     let resolve = began.elapsed();
+    session.printer.trace().phase("resolve", resolve, &[]);
 
     // Statements are asked for while the seed is opened: each is a round trip at least.
     let (opened, statements) = thread::scope(|scope| {
@@ -127,6 +128,7 @@ pub(crate) fn admit<S: Opened>(
     let evidence = evidence(pin, opened.seed(), statements?, project)?;
     let approved = session.judge(judge, &evidence)?;
     let verify = began.elapsed().saturating_sub(resolve);
+    session.printer.trace().phase("verify", verify, &[]);
     Ok(Admitted { reference: resolved, transport, opened, approved, resolve, verify })
 }
 

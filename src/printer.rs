@@ -8,6 +8,7 @@ use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 
+use seed_image::telemetry::Trace;
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
@@ -44,6 +45,8 @@ struct Settings {
     /// No prose at all.
     quiet: bool,
     verbose: u8,
+    /// What is done, for a collector of traces.
+    trace: Trace,
 }
 
 impl Printer {
@@ -56,8 +59,14 @@ impl Printer {
             LogFormat::Text => Style::Lines,
         };
         let colour = style == Style::Terminal && std::env::var_os("NO_COLOR").is_none();
-        let settings =
-            Settings { json: global.json, style, colour, quiet: global.quiet, verbose: global.verbose };
+        let settings = Settings {
+            json: global.json,
+            style,
+            colour,
+            quiet: global.quiet,
+            verbose: global.verbose,
+            trace: begin_trace(),
+        };
         let printer = Self { shared: Arc::new(settings) };
         printer.start_log();
         printer
@@ -65,7 +74,9 @@ impl Printer {
 
     /// For a process whose standard error is a log: no bars, no colours.
     pub(crate) fn for_log() -> Self {
-        let settings = Settings { json: false, style: Style::Lines, colour: false, quiet: false, verbose: 1 };
+        let trace = begin_trace();
+        let settings =
+            Settings { json: false, style: Style::Lines, colour: false, quiet: false, verbose: 1, trace };
         let printer = Self { shared: Arc::new(settings) };
         printer.start_log();
         printer
@@ -149,6 +160,11 @@ impl Printer {
         write_err(format_args!("{value}\n"));
     }
 
+    /// What was done so far.
+    pub(crate) fn trace(&self) -> &Trace {
+        &self.shared.trace
+    }
+
     /// Begins a phase of the work; its progress is shown until it ends.
     pub(crate) fn phase(&self, name: &'static str) -> Phase {
         Phase::begin(self.clone(), name)
@@ -189,6 +205,10 @@ impl Printer {
     fn paint(&self, text: &str, code: &str) -> String {
         if self.shared.colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
+}
+
+fn begin_trace() -> Trace {
+    Trace::begin("seed", std::env::var("TRACEPARENT").ok().as_deref())
 }
 
 fn write_out(arguments: fmt::Arguments<'_>) -> Result<()> {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use seed_fuse::mount::SeedFs;
+use seed_image::telemetry::Trace;
 use seed_image::transport::Transport;
 use seed_sandbox::Phase;
 use serde::Serialize;
@@ -44,6 +45,16 @@ impl Report {
         }
     }
 
+    /// Tells a trace of what was found and done: of the phases of a sandbox that has just ended, and of all
+    /// that was counted.
+    pub(crate) fn tell<'a>(&self, trace: &Trace, sandbox: impl IntoIterator<Item = &'a Phase>) {
+        let durations = sandbox.into_iter().map(|phase| (&*phase.name, duration(phase.seconds)));
+        trace.sequence(durations.collect::<Vec<_>>());
+        trace.note("seed.bytes_fetched", self.bytes_fetched);
+        trace.note("seed.size", self.seed_size);
+        trace.note("seed.requests", self.requests);
+    }
+
     /// Reads the counters, at the end.
     pub(crate) fn count(&mut self, fs: &SeedFs, transport: &dyn Transport) {
         let (stats, counters) = (fs.stats(), transport.counters());
@@ -54,19 +65,18 @@ impl Report {
     }
 }
 
+fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut total = 0.0;
         for phase in &self.phases {
             total += phase.seconds;
-            writeln!(
-                f,
-                "{:<12} {:>8}",
-                phase.name,
-                seconds(Duration::from_secs_f64(phase.seconds.max(0.0)))
-            )?;
+            writeln!(f, "{:<12} {:>8}", phase.name, seconds(duration(phase.seconds)))?;
         }
-        writeln!(f, "{:<12} {:>8}", "together", seconds(Duration::from_secs_f64(total.max(0.0))))?;
+        writeln!(f, "{:<12} {:>8}", "together", seconds(duration(total)))?;
         let Self { bytes_fetched, seed_size, requests, .. } = self;
         write!(f, "fetched {} of {} in {requests} requests", bytes(*bytes_fetched), bytes(*seed_size))
     }

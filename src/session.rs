@@ -12,7 +12,7 @@ use seed_policy::{Approved, Evidence, Policy, decide};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-use crate::error::{Result, ResultExt};
+use crate::error::{Error, Exit, Result, ResultExt};
 use crate::printer::Printer;
 use crate::{sandboxes, temporary};
 
@@ -133,6 +133,18 @@ impl<'a> Session<'a> {
                 self.printer.warn(format_args!("cannot take away dead mounts: {error}"));
                 Vec::new()
             }
+        }
+    }
+
+    /// Sends the trace of a command that has ended, where a collector is configured. That it cannot be sent
+    /// is no failure of the command.
+    pub(crate) fn send_trace(&self, command: &str, failure: Option<&Error>) {
+        let Some(endpoint) = &self.config.otlp.endpoint else { return };
+        let failure = failure.filter(|error| error.exit() != Exit::Done);
+        let failure = failure.map(|error| error.causes().join(": "));
+        let (trace, options) = (self.printer.trace(), self.transport_options());
+        if let Err(error) = trace.export(endpoint, &options, &format!("seed {command}"), failure.as_deref()) {
+            self.printer.warn(format_args!("no trace was sent to {endpoint}: {}", error.chain()));
         }
     }
 

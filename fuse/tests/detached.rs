@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
+#[path = "../../tests/collector/mod.rs"]
+mod collector;
 mod support;
 
 use std::cell::RefCell;
@@ -12,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use collector::Collector;
 use rustix::process::{Pid, Signal, kill_process};
 use seed_fuse::mount::{Ready, Status};
 use support::{Seed, in_private_namespace, pack};
@@ -352,5 +355,31 @@ fn without_root() {
         assert!(said.starts_with("works\n"), "{said}");
         assert!(said.contains(" 300000\n"), "{said}");
         assert_eq!(fs::read(world.path("user-rw/upper/new")).unwrap(), b"new\n");
+    });
+}
+
+#[test]
+fn a_collector_is_told_of_the_mount() {
+    let collector = Collector::start(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    in_private_namespace(move || {
+        let world = World::new();
+        let mount = |arguments: &[&str]| {
+            let mut command = world.command();
+            command.args(arguments).env("SEED_OTLP_ENDPOINT", &collector.endpoint).output().unwrap()
+        };
+        let output = mount(&[&world.reference(), "mnt", "--json", "--no-cache"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let ready: Ready = serde_json::from_slice(&output.stdout).unwrap();
+        world.servers.borrow_mut().push(ready.state.pid);
+        let spans = collector.spans(2);
+        assert_eq!((&spans[0]["name"], &spans[1]["name"]), (&"seed-mount".into(), &"seed.mount".into()));
+        assert_eq!(spans[0]["resource"]["service.name"], "seed-mount");
+        assert_eq!(spans[1]["parent"], spans[0]["id"]);
+        assert_eq!(spans[1]["attributes"]["seed.bytes_fetched"], ready.bytes_fetched);
+        world.unmount("mnt");
+
+        assert!(!mount(&["oci:none@sha256:0", "mnt"]).status.success());
+        let spans = collector.spans(1);
+        assert_eq!((&spans[0]["name"], &spans[0]["status"]), (&"seed-mount".into(), &"Error".into()));
     });
 }

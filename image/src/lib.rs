@@ -16,6 +16,7 @@ pub mod reference;
 pub mod rootfs;
 pub mod seed;
 pub mod store;
+pub mod telemetry;
 pub mod transport;
 pub mod tree;
 pub mod verify;

@@ -99,6 +99,7 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<ExitCode> {
     let mut report = Report::new(admitted.resolve, admitted.verify);
     report.extend(&record.phases);
     report.count(&admitted.opened, admitted.transport.as_ref());
+    report.tell(session.printer.trace(), &record.phases);
     session.printer.data(&Built(record))?;
     session.printer.summary(&report);
     Ok(Exit::Done.into())

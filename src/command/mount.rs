@@ -107,6 +107,7 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
             "only root can mount for others: `seed run`, `seed build` and `seed develop` need no root",
         )?
     };
+    session.printer.trace().phase("mount", ready.took, &[("seed.bytes_fetched", ready.bytes_fetched)]);
     let reference = args.seed.with_digest(ready.state.digest);
     session.printer.note(format_args!("{reference} mounted in {}", seconds(ready.took)));
     session.printer.data(&Mounted {

@@ -60,6 +60,7 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<ExitCode> {
     let mut report = Report::new(admitted.resolve, admitted.verify);
     report.extend(&outcome.phases);
     report.count(&admitted.opened, admitted.transport.as_ref());
+    report.tell(session.printer.trace(), &outcome.phases);
     session.printer.details(&report);
     Ok(ExitCode::from(outcome.exit.code()))
 }

@@ -20,6 +20,8 @@ repository = "ghcr.io/acme/app.seed"
 [network]
 connections = 3
 timeout = 4
+[otlp]
+endpoint = "http://127.0.0.1:4318"
 [registry]
 ca-file = "/ca.pem"
 hosts-dirs = ["/etc/containerd/certs.d"]
@@ -43,6 +45,7 @@ fn files_set_every_key() {
     assert_eq!(config.cache, cache());
     assert_eq!(config.image.repository.as_deref(), Some("ghcr.io/acme/app.seed"));
     assert_eq!(config.network, Network { connections: 3, timeout: 4 });
+    assert_eq!(config.otlp.endpoint.as_ref().unwrap().to_string(), "http://127.0.0.1:4318");
     assert_eq!(config.registry.ca_file, Some("/ca.pem".into()));
     assert_eq!(config.registry.hosts_dirs, Some(vec!["/etc/containerd/certs.d".into()]));
     assert_eq!(config.registry.insecure, ["registry.internal:5000"]);
@@ -94,6 +97,7 @@ fn unknown_and_invalid_values_are_refused() {
         ("cache = 1", &[], "unknown key `cache`"),
         ("[cache]\nsize = \"20 parsecs\"", &[], "is not valid"),
         ("[network]\ntimeout = -1", &[], "is not valid"),
+        ("[otlp]\nendpoint = \"127.0.0.1:4318\"", &[], "is not valid"),
         ("[", &[], "is not valid"),
         ("", &[("SEED_CACHE_SIZES", "1")], "did you mean SEED_CACHE_SIZE?"),
         ("", &[("SEED_CACHE_SIZE", "much")], "SEED_CACHE_SIZE is not valid"),

@@ -57,6 +57,8 @@ impl Phase {
         let took = self.began.elapsed();
         self.clear();
         let done = self.bar.position();
+        let notes: &[_] = if done > 0 { &[("seed.bytes", done)] } else { &[] };
+        self.printer.trace().phase(self.name, took, notes);
         match self.printer.shared.style {
             _ if self.printer.shared.quiet => {}
             Style::Json => self.printer.prose_json(&serde_json::json!({

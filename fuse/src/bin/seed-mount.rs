@@ -22,6 +22,8 @@ use seed_fuse::mount::{
 };
 use seed_image::reference::{Location, Reference};
 use seed_image::seed::{Seed, label};
+use seed_image::telemetry::{Endpoint, Trace};
+use seed_image::transport::TransportOptions;
 use seed_policy::{Approved, Evidence, Pin, Policy, decide};
 
 /// Where the operator's policy is.
@@ -134,7 +136,12 @@ fn main() -> ExitCode {
         }
     };
     log_to_stderr(arguments.verbose, arguments.serve);
-    match run(&arguments) {
+    let trace = Trace::begin("seed-mount", std::env::var("TRACEPARENT").ok().as_deref());
+    let result = run(&arguments, &trace);
+    if arguments.reference.is_some() {
+        send(&trace, result.as_ref().err());
+    }
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let broken_pipe = error.chain().any(|cause| {
@@ -212,7 +219,23 @@ fn log_to_stderr(verbose: u8, server: bool) {
     log.with_target(false).init();
 }
 
-fn run(arguments: &Arguments) -> anyhow::Result<()> {
+/// Sends the trace to the collector that `SEED_OTLP_ENDPOINT` names, if it does. That it cannot be sent is no
+/// failure.
+fn send(trace: &Trace, failure: Option<&anyhow::Error>) {
+    let Some(endpoint) = std::env::var("SEED_OTLP_ENDPOINT").ok().filter(|text| !text.is_empty()) else {
+        return;
+    };
+    let failure = failure.map(|error| format!("{error:#}"));
+    let sent = endpoint.parse::<Endpoint>().map_err(anyhow::Error::from).and_then(|endpoint| {
+        let options = TransportOptions::from_env();
+        Ok(trace.export(&endpoint, &options, "seed-mount", failure.as_deref())?)
+    });
+    if let Err(error) = sent {
+        tracing::warn!(endpoint, error = format!("{error:#}"), "no trace was sent");
+    }
+}
+
+fn run(arguments: &Arguments, trace: &Trace) -> anyhow::Result<()> {
     let how = &arguments.how;
     if arguments.serve {
         run_detached(&|request, seed| judge(how, request, seed).map(drop))?;
@@ -238,6 +261,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let judge = |request: &Request, seed: &Seed| judge(how, request, seed).map(drop);
         run_foreground(&request, &judge, |ready| {
             notify_systemd();
+            told(trace, ready);
             let _ = report(arguments, ready);
         })?;
         return Ok(());
@@ -249,7 +273,13 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     passed.extend((0..arguments.verbose).map(|_| "-v".into()));
     let passed: Vec<_> = passed.iter().map(OsString::as_os_str).collect();
     let ready = start_detached(&program, &passed, &request)?;
+    told(trace, &ready);
     report(arguments, &ready)
+}
+
+/// Notes that the mount is ready.
+fn told(trace: &Trace, ready: &Ready) {
+    trace.phase("mount", ready.took, &[("seed.bytes_fetched", ready.bytes_fetched)]);
 }
 
 fn request(how: &How, reference: &str, directory: &Path) -> anyhow::Result<Request> {

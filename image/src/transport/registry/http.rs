@@ -22,8 +22,9 @@ use url::Url;
 pub(super) use self::answer::{Answer, Body, sanitize, shown};
 pub use self::error::{HttpError, RedirectProblem};
 use self::resolver::CachingResolver;
+pub(super) use self::tls::ClientFiles;
 pub use self::tls::PemError;
-pub(super) use self::tls::{ClientFiles, Trust};
+pub(crate) use self::tls::Trust;
 use crate::transport::{BlobContent, Counters, TransportOptions};
 
 pub(super) use ureq::http;

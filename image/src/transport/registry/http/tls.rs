@@ -22,7 +22,7 @@ pub struct PemError {
 
 /// How a client and the servers that it speaks TLS to trust each other.
 #[derive(Debug, Default)]
-pub(in crate::transport::registry) struct Trust {
+pub(crate) struct Trust {
     /// PEM files whose certificates are trusted besides the system's.
     pub(in crate::transport::registry) extra: Vec<PathBuf>,
     /// Trusts any certificate.
@@ -42,7 +42,7 @@ pub(in crate::transport::registry) struct ClientFiles {
 
 impl Trust {
     /// The configuration of TLS. `bundle` stands for the system's roots.
-    pub(super) fn config(&self, bundle: Option<&Path>) -> Result<TlsConfig, PemError> {
+    pub(crate) fn config(&self, bundle: Option<&Path>) -> Result<TlsConfig, PemError> {
         Ok(TlsConfig::builder()
             .root_certs(roots(bundle, &self.extra)?)
             .client_cert(self.client.as_ref().map(ClientFiles::read).transpose()?)
