@@ -15,6 +15,7 @@ pub mod index;
 pub mod json;
 pub mod layer;
 pub mod nar;
+mod padded;
 pub mod store_path;
 pub mod tar;
 pub mod toc;

@@ -2,6 +2,7 @@ use std::io::{self, Read};
 
 use super::{MAGIC, padding};
 use crate::entry::{EntryError, MAX_NAME_LEN, MAX_TARGET_LEN, check_name, check_target};
+use crate::padded::Padded;
 
 /// What a [`Reader`] accepts.
 #[derive(Debug, Clone, Copy)]
@@ -95,11 +96,8 @@ pub struct Reader<R> {
 enum State {
     Magic,
     Node,
-    /// In a regular file's contents: bytes left, and the zeros that follow.
-    Contents {
-        left: u64,
-        padding: usize,
-    },
+    /// In a regular file's contents.
+    Contents(Padded),
     /// An entry or the end of the innermost directory.
     Entry,
     Done,
@@ -116,9 +114,11 @@ impl<R: Read> Reader<R> {
 
     /// The next event, or `None` after the last. What was left of a file's contents is skipped.
     pub fn next_event(&mut self) -> Result<Option<Event>, NarError> {
-        if let State::Contents { .. } = self.state {
-            io::copy(self, &mut io::sink())?;
-            self.end_contents()?;
+        if let State::Contents(mut contents) = self.state {
+            if !contents.skip(&mut self.source)? {
+                return Err(NarError::Padding);
+            }
+            self.end_node()?;
         }
         if self.state == State::Magic {
             self.word(MAGIC, "the magic \"nix-archive-1\"")?;
@@ -127,7 +127,7 @@ impl<R: Read> Reader<R> {
         match self.state {
             State::Node => self.node().map(Some),
             State::Entry => self.entry().map(Some),
-            State::Magic | State::Contents { .. } | State::Done => Ok(None),
+            State::Magic | State::Contents(_) | State::Done => Ok(None),
         }
     }
 
@@ -182,19 +182,8 @@ impl<R: Read> Reader<R> {
         if size > self.limits.file_size {
             return Err(NarError::Limit { what: "a file", limit: self.limits.file_size });
         }
-        self.state = State::Contents { left: size, padding: padding(size) };
+        self.state = State::Contents(Padded::new(size, padding(size)));
         Ok(Event::Regular { size, executable })
-    }
-
-    fn end_contents(&mut self) -> Result<(), NarError> {
-        if let State::Contents { left, padding } = self.state {
-            if left > 0 {
-                return Err(NarError::Io(io::ErrorKind::UnexpectedEof.into()));
-            }
-            self.zeros(padding)?;
-            self.end_node()?;
-        }
-        Ok(())
     }
 
     fn entry(&mut self) -> Result<Event, NarError> {
@@ -273,13 +262,9 @@ impl<R: Read> Reader<R> {
 /// The contents of the regular file that was the last event; nothing after any other event.
 impl<R: Read> Read for Reader<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let State::Contents { left, .. } = &mut self.state else { return Ok(0) };
-        let most = usize::try_from(*left).unwrap_or(usize::MAX).min(buf.len());
-        let n = self.source.read(&mut buf[..most])?;
-        if n == 0 && most > 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        match &mut self.state {
+            State::Contents(contents) => contents.read(&mut self.source, buf),
+            _ => Ok(0),
         }
-        *left -= n as u64;
-        Ok(n)
     }
 }

@@ -1,6 +1,7 @@
 use std::io::{self, Read};
 
 use super::header::{BLOCK, padding};
+use crate::padded::Padded;
 
 /// What a [`Reader`] accepts.
 #[derive(Debug, Clone, Copy)]
@@ -93,9 +94,8 @@ pub enum TarError {
 pub struct Reader<R> {
     source: R,
     limits: Limits,
-    /// Bytes of the current member's contents that have not been read yet.
-    left: u64,
-    padding: usize,
+    /// What has not been read yet of the current member.
+    contents: Padded,
     members: u64,
     ended: bool,
 }
@@ -115,12 +115,12 @@ struct Extended {
 impl<R: Read> Reader<R> {
     /// Reads an archive from `source`, which should be buffered.
     pub fn new(source: R, limits: Limits) -> Self {
-        Self { source, limits, left: 0, padding: 0, members: 0, ended: false }
+        Self { source, limits, contents: Padded::default(), members: 0, ended: false }
     }
 
     /// The next member, or `None` at the end. What was left of a file's contents is skipped.
     pub fn next_member(&mut self) -> Result<Option<Member>, TarError> {
-        self.skip_contents()?;
+        self.contents.skip(&mut self.source)?;
         let mut extended = Extended::default();
         let mut extended_bytes = 0;
         loop {
@@ -175,8 +175,8 @@ impl<R: Read> Reader<R> {
         };
         // POSIX gives links, directories and devices no contents, whatever their size field says.
         let has_contents = matches!(kind, MemberKind::Regular { .. });
-        self.left = if has_contents { size } else { 0 };
-        self.padding = padding(self.left);
+        let size = if has_contents { size } else { 0 };
+        self.contents = Padded::new(size, padding(size));
         let mode = number(&block[100..108]).ok_or(TarError::Field("mode"))?;
         let mtime = number(&block[136..148]).and_then(|time| i64::try_from(time).ok());
         Ok(Member {
@@ -188,14 +188,6 @@ impl<R: Read> Reader<R> {
             mtime: extended.mtime.or(mtime).ok_or(TarError::Field("time"))?,
             xattrs: extended.xattrs,
         })
-    }
-
-    fn skip_contents(&mut self) -> Result<(), TarError> {
-        io::copy(&mut *self, &mut io::sink())?;
-        let mut zeros = [0; BLOCK];
-        self.source.read_exact(&mut zeros[..self.padding])?;
-        self.padding = 0;
-        Ok(())
     }
 
     /// The next header block; `None` at a block of zeros, which ends the archive.
@@ -221,12 +213,8 @@ impl<R: Read> Reader<R> {
 
     fn body(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
         let mut body = Vec::new();
-        (&mut self.source).take(size).read_to_end(&mut body)?;
-        if body.len() as u64 != size {
-            return Err(TarError::Io(io::ErrorKind::UnexpectedEof.into()));
-        }
-        let mut zeros = [0; BLOCK];
-        self.source.read_exact(&mut zeros[..padding(size)])?;
+        self.source.by_ref().take(size).read_to_end(&mut body)?;
+        Padded::new(size - body.len() as u64, padding(size)).skip(&mut self.source)?;
         Ok(body)
     }
 }
@@ -234,13 +222,7 @@ impl<R: Read> Reader<R> {
 /// The contents of the regular file that was the last member; nothing after any other member.
 impl<R: Read> Read for Reader<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.len());
-        let n = self.source.read(&mut buf[..most])?;
-        if n == 0 && most > 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.left -= n as u64;
-        Ok(n)
+        self.contents.read(&mut self.source, buf)
     }
 }
 
