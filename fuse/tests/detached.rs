@@ -6,119 +6,16 @@
 mod collector;
 mod support;
 
-use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use collector::Collector;
-use rustix::process::{Pid, Signal, kill_process};
-use seed_fuse::mount::{Ready, Status};
-use support::{Seed, in_private_namespace, pack};
-
-const NAME: &str = "00000000000000000000000000000000-tool";
-
-struct World {
-    root: tempfile::TempDir,
-    seed: Seed,
-    servers: RefCell<Vec<i32>>,
-}
-
-/// No server outlives its test, also when that fails.
-impl Drop for World {
-    fn drop(&mut self) {
-        for pid in self.servers.take().into_iter().filter(|pid| alive(*pid)) {
-            // One that has ended by itself since is none that is left.
-            let _ = kill_process(Pid::from_raw(pid).expect("a process has a number"), Signal::KILL);
-        }
-    }
-}
-
-impl World {
-    /// A seed, and a `/run` of its own.
-    fn new() -> Self {
-        rustix::mount::mount("none", "/run", "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
-        let root = tempfile::tempdir().unwrap();
-        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let store = root.path().join("store");
-        fs::create_dir_all(store.join(NAME).join("bin")).unwrap();
-        fs::write(store.join(NAME).join("bin/tool"), "#!/bin/sh\necho works\n").unwrap();
-        fs::set_permissions(store.join(NAME).join("bin/tool"), fs::Permissions::from_mode(0o555)).unwrap();
-        fs::write(store.join(NAME).join("data"), vec![7; 300_000]).unwrap();
-        fs::create_dir(root.path().join("mnt")).unwrap();
-        let seed = pack(&store, &[vec![NAME.to_owned()]], &[], &root.path().join("layout"), 64 << 10);
-        Self { root, seed, servers: RefCell::default() }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.root.path().join(name)
-    }
-
-    fn reference(&self) -> String {
-        format!("oci:{}@{}", self.seed.layout.display(), self.seed.digest)
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_seed-mount"));
-        command.current_dir(self.root.path());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command().args(arguments).output().unwrap()
-    }
-
-    fn mount(&self, at: &str, more: &[&str]) -> Ready {
-        let reference = self.reference();
-        let arguments = [&[reference.as_str(), at, "--json", "--cache", "cache"], more].concat();
-        let output = self.run(&arguments);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let ready: Ready = serde_json::from_slice(&output.stdout).unwrap();
-        self.servers.borrow_mut().push(ready.state.pid);
-        ready
-    }
-
-    fn statuses(&self) -> Vec<Status> {
-        let output = self.run(&["--list"]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let text = String::from_utf8(output.stdout).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-
-    fn unmount(&self, at: &str) {
-        let output = self.run(&["--unmount", at]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
-}
-
-fn is_mounted(directory: &Path) -> bool {
-    let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
-    table.contains(&format!(" {} ", directory.display()))
-}
-
-fn alive(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
-}
-
-fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what} did not happen");
-        std::thread::yield_now();
-    }
-}
-
-fn state_files() -> usize {
-    fs::read_dir("/run/nix-seed").map_or(0, |entries| entries.count())
-}
-
-fn send(pid: i32, signal: Signal) {
-    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
-}
+use rustix::process::Signal;
+use support::in_private_namespace;
+use support::program::{NAME, World, alive, is_mounted, send, state_files, wait_until};
 
 #[test]
 fn mount_use_unmount() {
@@ -297,89 +194,5 @@ fn a_service_is_told_when_the_mount_is_ready() {
         assert!(world.path("mnt").join(NAME).is_dir());
         world.unmount("mnt");
         assert!(server.wait().unwrap().success());
-    });
-}
-
-/// As an ordinary user: in a user namespace of its own, where it is root.
-#[test]
-fn without_root() {
-    in_private_namespace(|| {
-        let world = World::new();
-        let own = |name: &str| {
-            let path = world.path(name);
-            fs::create_dir_all(&path).unwrap();
-            std::os::unix::fs::chown(&path, Some(65534), Some(65534)).unwrap();
-            path.display().to_string()
-        };
-        // A device that users may open, as distributions have it, and a program that they may run.
-        rustix::mount::mount("none", "/run", "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
-        let node = Path::new("/run/fuse");
-        let mode = rustix::fs::Mode::from_raw_mode(0o666);
-        let device = rustix::fs::makedev(10, 229);
-        rustix::fs::mknodat(rustix::fs::CWD, node, rustix::fs::FileType::CharacterDevice, mode, device)
-            .unwrap();
-        fs::set_permissions(node, fs::Permissions::from_mode(0o666)).unwrap();
-        rustix::mount::mount_bind(node, "/dev/fuse").unwrap();
-        fs::copy(env!("CARGO_BIN_EXE_seed-mount"), world.path("seed-mount")).unwrap();
-        fs::set_permissions(world.path("seed-mount"), fs::Permissions::from_mode(0o755)).unwrap();
-
-        let (mnt, rw, cache, run) = (own("user-mnt"), own("user-rw"), own("user-cache"), own("user-run"));
-        let script = format!(
-            "set -eu; export XDG_RUNTIME_DIR={run}; cd {root}
-             ./seed-mount {reference} {mnt} --cache {cache} --rw {rw}
-             {mnt}/{NAME}/bin/tool
-             cksum < {mnt}/{NAME}/data
-             echo new > {mnt}/new
-             ! cat {mnt}/missing 2> /dev/null
-             ./seed-mount --unmount {mnt}
-             ls {run}/nix-seed {mnt}",
-            root = world.root.path().display(),
-            reference = world.reference(),
-        );
-        let output = Command::new("setpriv")
-            .args([
-                "--reuid",
-                "65534",
-                "--regid",
-                "65534",
-                "--clear-groups",
-                "unshare",
-                "--user",
-                "--map-root-user",
-            ])
-            .args(["--mount", "sh", "-c", &script])
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-        assert!(said.starts_with("works\n"), "{said}");
-        assert!(said.contains(" 300000\n"), "{said}");
-        assert_eq!(fs::read(world.path("user-rw/upper/new")).unwrap(), b"new\n");
-    });
-}
-
-#[test]
-fn a_collector_is_told_of_the_mount() {
-    let collector = Collector::start(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
-    in_private_namespace(move || {
-        let world = World::new();
-        let mount = |arguments: &[&str]| {
-            let mut command = world.command();
-            command.args(arguments).env("SEED_OTLP_ENDPOINT", &collector.endpoint).output().unwrap()
-        };
-        let output = mount(&[&world.reference(), "mnt", "--json", "--no-cache"]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let ready: Ready = serde_json::from_slice(&output.stdout).unwrap();
-        world.servers.borrow_mut().push(ready.state.pid);
-        let spans = collector.spans(2);
-        assert_eq!((&spans[0]["name"], &spans[1]["name"]), (&"seed-mount".into(), &"seed.mount".into()));
-        assert_eq!(spans[0]["resource"]["service.name"], "seed-mount");
-        assert_eq!(spans[1]["parent"], spans[0]["id"]);
-        assert_eq!(spans[1]["attributes"]["seed.bytes_fetched"], ready.bytes_fetched);
-        world.unmount("mnt");
-
-        assert!(!mount(&["oci:none@sha256:0", "mnt"]).status.success());
-        let spans = collector.spans(1);
-        assert_eq!((&spans[0]["name"], &spans[0]["status"]), (&"seed-mount".into(), &"Error".into()));
     });
 }

@@ -42,6 +42,9 @@ pub(crate) struct Args {
     /// Make the mount writable: changes go into this directory
     #[arg(long, value_name = "DIR")]
     writable: Option<PathBuf>,
+    /// Let other users see the mount of an ordinary user, where /etc/fuse.conf permits that
+    #[arg(long)]
+    allow_other: bool,
     /// Fetch only what is read, and nothing ahead
     #[arg(long)]
     no_fill: bool,
@@ -90,6 +93,7 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
     session.sweep();
     let request = Request {
         writable: args.writable.as_deref().map(absolute).transpose()?,
+        others: args.allow_other,
         fill: !args.no_fill,
         ..session.mount_request(&args.seed, &absolute(&args.dir)?, args.part.subtree())
     };
@@ -103,9 +107,7 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
     let ready = if geteuid().is_root() {
         ready?
     } else {
-        ready.hint(
-            "only root can mount for others: `seed run`, `seed build` and `seed develop` need no root",
-        )?
+        ready.hint("`seed doctor` says what this machine lacks; `seed run`, `seed build` and `seed develop` need no mount")?
     };
     session.printer.trace().phase("mount", ready.took, &[("seed.bytes_fetched", ready.bytes_fetched)]);
     let reference = args.seed.with_digest(ready.state.digest);

@@ -85,6 +85,9 @@ struct How {
     /// Make the mount writable; changes go to DIR
     #[arg(long, value_name = "DIR")]
     rw: Option<PathBuf>,
+    /// Let other users see the mount of an ordinary user, where /etc/fuse.conf permits that
+    #[arg(long)]
+    allow_other: bool,
     /// Copy the seed's Nix database to /nix/var/nix/db, unless there is one
     #[arg(long)]
     database: bool,
@@ -291,6 +294,7 @@ fn request(how: &How, reference: &str, directory: &Path) -> anyhow::Result<Reque
     let cache = if how.no_cache { None } else { Some(how.cache.clone().unwrap_or_else(default_cache)) };
     Ok(Request {
         writable: how.rw.as_deref().map(absolute),
+        others: how.allow_other,
         database: how.database.then(|| PathBuf::from("/nix/var/nix/db")),
         cache: cache.as_deref().map(absolute),
         cache_limit: how.cache_limit,

@@ -27,7 +27,6 @@ use super::runtime::{self, MountState, answer_status, namespace, prepare, start_
 use super::server::mount_as;
 use super::{
     Failure, MountError, Mounted, OpenError, OpenOptions as SeedOptions, SeedFs, open_seed, overlay,
-    unmount_lazily,
 };
 use crate::fetch;
 use crate::tree::{ROOT, TreeError};
@@ -48,6 +47,8 @@ pub struct Request {
     pub subtree: String,
     /// A directory for changes, on a file system that overlayfs can write to: then the mount is writable.
     pub writable: Option<PathBuf>,
+    /// Whether a mount that an ordinary user makes shows to other users as well.
+    pub others: bool,
     /// A directory that Nix's database of the seed is copied to, unless there is one.
     pub database: Option<PathBuf>,
     /// Where the state of mounts is kept.
@@ -84,6 +85,7 @@ impl Request {
             directory: directory.to_owned(),
             subtree: subtree.to_owned(),
             writable: None,
+            others: false,
             database: None,
             runtime: runtime::runtime_directory(),
             cache: None,
@@ -226,6 +228,9 @@ impl Mount {
         let begin = Instant::now();
         let failed = |source| MountError::Directory { directory: request.directory.clone(), source };
         let directory = request.directory.canonicalize().map_err(failed)?;
+        if let Some(writable) = &request.writable {
+            overlay::may_be_laid(&directory, writable)?;
+        }
         let fs = open(request)?;
         judge(request, fs.seed())?;
         if let Some(database) = &request.database {
@@ -273,9 +278,8 @@ impl Mount {
         let (on_signal, signal_runtime) = (state.clone(), runtime.clone());
         let end = move || {
             if signals.forever().next().is_some() {
-                let mut mounts = 1 + u32::from(on_signal.writable.is_some());
-                while mounts > 0 && unmount_lazily(&on_signal.directory).is_ok() {
-                    mounts -= 1;
+                if let Err(error) = runtime::take_away(&signal_runtime, &on_signal) {
+                    tracing::warn!(%error, "the mount stays");
                 }
                 runtime::remove(&signal_runtime, &on_signal.id);
                 // Files that are still open read as broken from now on: the signal asked for it.
@@ -291,10 +295,28 @@ impl Mount {
 
 fn mount_with_state(request: &Request, state: &MountState, fs: &Arc<SeedFs>) -> Result<Mounted, MountError> {
     answer_status(&request.runtime, state.clone(), Arc::clone(fs))?;
-    let mounted = mount_as(Arc::clone(fs), &state.directory, request.subtree.as_bytes(), &state.id)?;
-    if let Some(writable) = &request.writable {
-        overlay::lay(&state.directory, writable, &state.id)?;
+    let mount =
+        |at: &Path| mount_as(Arc::clone(fs), at, request.subtree.as_bytes(), &state.id, request.others);
+    match &request.writable {
+        None => mount(&state.directory),
+        Some(writable) => mount_writable(&mount, writable, &request.runtime, state),
     }
+}
+
+/// An overlay at the directory, and the seed nowhere else: so whoever unmounts the directory, by whatever
+/// command, takes all of it away.
+fn mount_writable(
+    mount: &dyn Fn(&Path) -> Result<Mounted, MountError>,
+    writable: &Path,
+    runtime: &Path,
+    state: &MountState,
+) -> Result<Mounted, MountError> {
+    let below = runtime::below(runtime, &state.id);
+    fs::create_dir(&below).map_err(|source| MountError::Runtime { path: below.clone(), source })?;
+    let mounted = mount(&below)?;
+    overlay::lay(&state.directory, mounted.directory(), writable, &state.id)?;
+    let mounted = mounted.only_below(&state.directory)?;
+    let _ = fs::remove_dir(&below);
     Ok(mounted)
 }
 

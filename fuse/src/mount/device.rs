@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, UnmountFlags};
 
+use super::fusermount;
+
 /// File-system type of our mounts, as the mount table shows it.
 pub const FILE_SYSTEM: &str = "fuse.seed-mount";
 
@@ -23,7 +25,8 @@ const READ_AHEAD_KIB: u32 = 8 << 10;
 /// be root, or root of a user namespace that owns the mount namespace. `source` is what the mount table
 /// shows as the mounted device; it must have no comma.
 pub fn mount_fd(directory: &Path, source: &str) -> io::Result<OwnedFd> {
-    let device = OwnedFd::from(OpenOptions::new().read(true).write(true).open("/dev/fuse")?);
+    let device = OpenOptions::new().read(true).write(true).open("/dev/fuse").map_err(explain_device)?;
+    let device = OwnedFd::from(device);
     let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let fd = device.as_raw_fd();
     let data =
@@ -34,14 +37,30 @@ pub fn mount_fd(directory: &Path, source: &str) -> io::Result<OwnedFd> {
     Ok(device)
 }
 
+/// What to do where the device cannot be opened.
+fn explain_device(error: io::Error) -> io::Error {
+    let next = match error.kind() {
+        io::ErrorKind::NotFound => "modprobe fuse; in a container: --device /dev/fuse",
+        io::ErrorKind::PermissionDenied => "as root: chmod 666 /dev/fuse",
+        _ => return error,
+    };
+    io::Error::new(error.kind(), format!("cannot open /dev/fuse: {error} ({next})"))
+}
+
 /// Takes one mount at `directory` away at once, even if it is in use: whoever has files of it open keeps
 /// them, nobody opens new ones.
 pub fn unmount_lazily(directory: &Path) -> io::Result<()> {
+    if fusermount::is_needed() {
+        return fusermount::unmount(directory, true);
+    }
     Ok(rustix::mount::unmount(directory, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?)
 }
 
 /// Takes one mount at `directory` away, unless it is in use (`EBUSY`).
 pub(super) fn unmount_idle(directory: &Path) -> io::Result<()> {
+    if fusermount::is_needed() {
+        return fusermount::unmount(directory, false);
+    }
     Ok(rustix::mount::unmount(directory, UnmountFlags::NOFOLLOW)?)
 }
 

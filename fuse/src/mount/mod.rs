@@ -9,6 +9,7 @@
 mod allocator;
 mod detached;
 mod device;
+mod fusermount;
 mod open;
 mod overlay;
 mod runtime;

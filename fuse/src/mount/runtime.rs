@@ -4,7 +4,6 @@
 //! each mount of ours has a state file, and [`sweep`] can take away those whose server is dead. A mount is
 //! known as ours by its source in the mount table, which is the state's id; it touches no other.
 
-use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -131,15 +130,8 @@ pub fn sweep(runtime: &Path) -> Result<Swept, MountError> {
         if is_alive(&state) {
             continue;
         }
-        for _ in ours(&state)? {
-            match unmount_lazily(&state.directory) {
-                Ok(()) => swept.unmounted.push(state.directory.clone()),
-                // Somebody else was faster.
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
-                Err(source) => {
-                    return Err(MountError::Unmount { directory: state.directory.clone(), source });
-                }
-            }
+        if take_away(runtime, &state)? {
+            swept.unmounted.push(state.directory.clone());
         }
         if namespace() != Some(state.namespace) && namespace_lives(state.namespace) {
             // Its mount can only be taken away there.
@@ -151,15 +143,38 @@ pub fn sweep(runtime: &Path) -> Result<Swept, MountError> {
     Ok(swept)
 }
 
-/// The mounts that belong to a state, topmost first: an overlay, and the seed below it. Only those that can
-/// be reached at their directory, with nothing of somebody else on top.
-fn ours(state: &MountState) -> Result<Vec<MountLine>, MountError> {
+/// Takes away what is mounted for a state, also while it is in use. Says whether there was anything.
+pub(super) fn take_away(runtime: &Path, state: &MountState) -> Result<bool, MountError> {
+    let mut found = false;
+    for place in [state.directory.clone(), below(runtime, &state.id)] {
+        for _ in ours(&place, &state.id)? {
+            found = true;
+            if let Err(source) = unmount_lazily(&place)
+                // Somebody else was faster.
+                && !ours(&place, &state.id)?.is_empty()
+            {
+                return Err(MountError::Unmount { directory: place, source });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Where the seed is mounted until an overlay of it is laid.
+pub(super) fn below(runtime: &Path, id: &str) -> PathBuf {
+    // As the mount table writes it.
+    let runtime = runtime.canonicalize().unwrap_or_else(|_| runtime.to_owned());
+    runtime.join(format!("{id}.below"))
+}
+
+/// The mounts of a state at this place. Only those that can be reached there, with nothing of somebody else
+/// on top.
+fn ours(place: &Path, id: &str) -> Result<Vec<MountLine>, MountError> {
     let table = mount_table();
     let table =
         table.map_err(|source| MountError::Runtime { path: "/proc/thread-self/mountinfo".into(), source })?;
-    let id = OsString::from(&state.id);
-    let at_directory = table.into_iter().rev().filter(|mount| mount.directory == state.directory);
-    Ok(at_directory.take_while(|mount| mount.source == id).collect())
+    let here = table.into_iter().rev().filter(|mount| mount.directory == place);
+    Ok(here.take_while(|mount| mount.source == id).collect())
 }
 
 /// Takes the mount at `directory` away and waits until its server has ended. With `lazy`, even if it is in
@@ -170,7 +185,7 @@ pub fn unmount(runtime: &Path, directory: &Path, lazy: bool) -> Result<(), Mount
     let state = state.ok_or_else(|| MountError::NotMounted(directory.to_owned()))?;
     let pid = Pid::from_raw(state.pid).filter(|_| is_alive(&state));
     let server = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-    for _ in ours(&state)? {
+    for _ in ours(&state.directory, &state.id)? {
         let taken =
             if lazy { unmount_lazily(&state.directory) } else { device::unmount_idle(&state.directory) };
         taken.map_err(|source| MountError::Unmount { directory: state.directory.clone(), source })?;
@@ -248,6 +263,7 @@ pub(super) fn remove(runtime: &Path, id: &str) {
         }
     }
     let _ = fs::remove_file(runtime.join(format!("{id}.log")));
+    let _ = fs::remove_dir(below(runtime, id));
 }
 
 fn state_file(runtime: &Path, id: &str) -> PathBuf {

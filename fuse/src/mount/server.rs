@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use fuser::{Session, SessionACL};
 
 use super::device::{self, mount_fd, raise_read_ahead, unmount_lazily};
-use super::{MountError, SeedFs};
+use super::{MountError, SeedFs, fusermount};
 use crate::kernel::{Filesystem, session_config};
 
 /// A mount that is being served. It ends when the mount is gone.
@@ -60,24 +60,32 @@ pub struct Mounted {
     server: Option<Server>,
 }
 
-/// Mounts `subtree` of a seed at `directory` and serves it from this process.
+/// Mounts `subtree` of a seed at `directory` and serves it from this process. Who may not mount does so by
+/// `fusermount3`, and only the user sees it.
 pub fn mount(fs: Arc<SeedFs>, directory: &Path, subtree: &[u8]) -> Result<Mounted, MountError> {
     let source = format!("seed:{}", fs.digest().hex());
-    mount_as(fs, directory, subtree, &source)
+    mount_as(fs, directory, subtree, &source, false)
 }
 
-/// Mounts with this source in the mount table.
+/// Mounts with this source in the mount table. `others` is for the mounts of ordinary users: who may mount
+/// shows them to all.
 pub(super) fn mount_as(
     fs: Arc<SeedFs>,
     directory: &Path,
     subtree: &[u8],
     source: &str,
+    others: bool,
 ) -> Result<Mounted, MountError> {
     let failed = |source| MountError::Directory { directory: directory.to_owned(), source };
     let directory = directory.canonicalize().map_err(failed)?;
     // A subtree that is not there is an error before anything is mounted.
     fs.tree(subtree)?;
-    let device = mount_fd(&directory, source).map_err(failed)?;
+    let device = if fusermount::is_needed() {
+        fusermount::mount(&directory, source, others)
+    } else {
+        mount_fd(&directory, source)
+    };
+    let device = device.map_err(failed)?;
     match serve(fs, subtree, device) {
         Ok(server) => {
             raise_read_ahead(&directory);
@@ -94,6 +102,14 @@ impl Mounted {
     /// Where the mount is.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Leaves the seed in an overlay at `overlay` alone, which keeps it: it shows at its own place no more.
+    pub(super) fn only_below(mut self, overlay: &Path) -> Result<Self, MountError> {
+        let failed = |source| MountError::Unmount { directory: self.directory.clone(), source };
+        unmount_lazily(&self.directory).map_err(failed)?;
+        overlay.clone_into(&mut self.directory);
+        Ok(self)
     }
 
     /// The seed that is mounted.
