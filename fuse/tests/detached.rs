@@ -14,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 
 use collector::Collector;
 use rustix::process::Signal;
+use seed_fuse::mount::Ready;
 use support::in_private_namespace;
 use support::program::{NAME, World, alive, is_mounted, send, state_files, wait_until};
 
@@ -194,5 +195,31 @@ fn a_service_is_told_when_the_mount_is_ready() {
         assert!(world.path("mnt").join(NAME).is_dir());
         world.unmount("mnt");
         assert!(server.wait().unwrap().success());
+    });
+}
+
+#[test]
+fn a_collector_is_told_of_the_mount() {
+    let collector = Collector::start(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    in_private_namespace(move || {
+        let world = World::new();
+        let mount = |arguments: &[&str]| {
+            let mut command = world.command();
+            command.args(arguments).env("SEED_OTLP_ENDPOINT", &collector.endpoint).output().unwrap()
+        };
+        let output = mount(&[&world.reference(), "mnt", "--json", "--no-cache"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let ready: Ready = serde_json::from_slice(&output.stdout).unwrap();
+        world.servers.borrow_mut().push(ready.state.pid);
+        let spans = collector.spans(2);
+        assert_eq!((&spans[0]["name"], &spans[1]["name"]), (&"seed-mount".into(), &"seed.mount".into()));
+        assert_eq!(spans[0]["resource"]["service.name"], "seed-mount");
+        assert_eq!(spans[1]["parent"], spans[0]["id"]);
+        assert_eq!(spans[1]["attributes"]["seed.bytes_fetched"], ready.bytes_fetched);
+        world.unmount("mnt");
+
+        assert!(!mount(&["oci:none@sha256:0", "mnt"]).status.success());
+        let spans = collector.spans(1);
+        assert_eq!((&spans[0]["name"], &spans[0]["status"]), (&"seed-mount".into(), &"Error".into()));
     });
 }

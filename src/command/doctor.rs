@@ -1,5 +1,7 @@
 //! `seed doctor`.
 
+mod kernel;
+mod mounting;
 mod probe;
 
 use std::fmt;
