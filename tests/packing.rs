@@ -123,7 +123,12 @@ fn the_image_has_a_base_and_more_in_its_root() {
     let env: Vec<&str> = run["Env"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
     assert!(env.contains(&"OF=base") && env.contains(&"A=b") && !env.contains(&"A=base"), "{env:?}");
 
-    // podman's view of the tree, without running it.
+    // What is mounted is the seed's own part.
+    program.run(["pull", "oci:out:main"]).ended_with(0);
+    let inspection = &program.run(["inspect", "oci:out:main", "--json"]).ended_with(0).json()[0];
+    assert_eq!(inspection["path_count"], 2);
+
+    // The tree, without running it.
     let entries = unpacked(&program, "out", "main");
     assert!(entries.iter().any(|line| line.starts_with("-rw-r----- 0/0") && line.ends_with(" content")));
     assert!(

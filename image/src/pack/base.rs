@@ -124,3 +124,90 @@ fn in_oci(layer: Descriptor) -> Result<Descriptor, BaseError> {
     let annotations: BTreeMap<_, _> = layer.annotations;
     Ok(Descriptor { annotations, ..Descriptor::new(media_type, layer.digest, layer.size) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::RunConfig;
+    use crate::transport::{BytesContent, Layout};
+
+    fn platform(text: &str) -> Platform {
+        let mut parts = text.split('/').map(str::to_owned);
+        let (os, architecture) = (parts.next().unwrap(), parts.next().unwrap());
+        Platform { architecture, os, variant: parts.next() }
+    }
+
+    fn put(layout: &Layout, media_type: &str, bytes: &[u8]) -> Descriptor {
+        let blob = Descriptor::new(media_type, Digest::of(bytes), bytes.len() as u64);
+        layout.put_blob(&blob, &mut BytesContent(bytes)).unwrap();
+        blob
+    }
+
+    /// Puts an image for a platform with one layer of a type.
+    fn image(layout: &Layout, on: &Platform, layer_type: &str, labels: &[&str]) -> Descriptor {
+        let layer = b"a layer";
+        let mut config =
+            Config { architecture: on.architecture.clone(), os: on.os.clone(), ..Config::default() };
+        config.config = RunConfig {
+            labels: labels.iter().map(|label| (label.to_string(), "1".to_owned())).collect(),
+            ..RunConfig::default()
+        };
+        config.rootfs.diff_ids = vec![Digest::of(layer)];
+        let config = put(layout, media_type::CONFIG, &config.to_bytes());
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: Some(media_type::MANIFEST.to_owned()),
+            artifact_type: None,
+            config,
+            layers: vec![put(layout, layer_type, layer)],
+            subject: None,
+            annotations: BTreeMap::new(),
+        }
+        .to_bytes();
+        let digest = layout.put_manifest(&manifest, media_type::MANIFEST, None).unwrap();
+        let descriptor = Descriptor::new(media_type::MANIFEST, digest, manifest.len() as u64);
+        Descriptor { platform: Some(on.clone()), ..descriptor }
+    }
+
+    #[test]
+    fn an_index_gives_the_image_of_the_platform() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(directory.path());
+        let platforms = ["linux/amd64", "linux/arm/v6", "linux/arm/v7", "linux/arm64/v8"].map(platform);
+        let manifests = platforms.iter().map(|on| image(&layout, on, media_type::LAYER_GZIP, &[])).collect();
+        let index = Index {
+            schema_version: 2,
+            media_type: Some(media_type::INDEX.to_owned()),
+            artifact_type: None,
+            manifests,
+            subject: None,
+            annotations: BTreeMap::new(),
+        };
+        let digest = layout.put_manifest(&index.to_bytes(), media_type::INDEX, None).unwrap();
+        let place: Arc<dyn Transport> = Arc::new(layout);
+        for (wanted, found) in [("linux/amd64", 0), ("linux/arm/v7", 2), ("linux/arm64", 3)] {
+            let base = Base::open(Arc::clone(&place), digest, &platform(wanted)).unwrap();
+            assert_eq!(base.digest, index.manifests[found].digest, "{wanted}");
+        }
+        let error = Base::open(place, digest, &platform("linux/riscv64")).unwrap_err().to_string();
+        assert!(error.contains("linux/arm/v6, linux/arm/v7"), "{error}");
+    }
+
+    #[test]
+    fn layers_get_the_types_of_oci_and_others_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(directory.path());
+        let on = platform("linux/amd64");
+        let docker = image(&layout, &on, media_type::DOCKER_LAYER, &[]).digest;
+        let foreign =
+            image(&layout, &on, "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", &[]).digest;
+        let seed = image(&layout, &on, media_type::LAYER_ZSTD, &[label::VERSION]).digest;
+        let place: Arc<dyn Transport> = Arc::new(layout);
+        let open = |digest, on: &str| Base::open(Arc::clone(&place), digest, &platform(on));
+        assert_eq!(open(docker, "linux/amd64").unwrap().layers[0].media_type, media_type::LAYER_GZIP);
+        assert!(matches!(open(docker, "linux/arm64"), Err(BaseError::Platform { .. })));
+        assert!(matches!(open(foreign, "linux/amd64"), Err(BaseError::Layer(_))));
+        assert!(matches!(open(seed, "linux/amd64"), Err(BaseError::Seed)));
+        assert!(matches!(open(Digest::of(b"none"), "linux/amd64"), Err(BaseError::Transport(_))));
+    }
+}

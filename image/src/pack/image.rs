@@ -186,6 +186,32 @@ mod tests {
     }
 
     #[test]
+    fn what_the_base_image_says_counts_where_the_user_says_nothing() {
+        let words = |words: &[&str]| Some(words.iter().map(|word| word.to_string()).collect::<Vec<_>>());
+        let base = RunConfig {
+            env: vec!["A=base".to_owned(), "B=base".to_owned()],
+            entrypoint: words(&["/entry"]),
+            cmd: words(&["command"]),
+            user: Some("7".to_owned()),
+            ..RunConfig::default()
+        };
+        let same = over(&base, &RunConfig::default());
+        assert_eq!(same, base);
+        let run = RunConfig {
+            env: vec!["A=mine".to_owned()],
+            entrypoint: words(&["/mine"]),
+            ..RunConfig::default()
+        };
+        let both = over(&base, &run);
+        assert_eq!(both.env, ["B=base", "A=mine"]);
+        assert_eq!((both.entrypoint, both.cmd), (words(&["/mine"]), None));
+        assert_eq!(both.user.as_deref(), Some("7"));
+        let command = RunConfig { cmd: words(&["other"]), ..RunConfig::default() };
+        let both = over(&base, &command);
+        assert_eq!((both.entrypoint, both.cmd), (words(&["/entry"]), words(&["other"])));
+    }
+
+    #[test]
     fn what_the_user_asks_for_wins() {
         let mut options = Options::new("x86_64-linux");
         options.run.env = vec!["PATH=/mine".to_owned(), "A=b".to_owned()];

@@ -103,18 +103,9 @@ impl Drop for Podman {
 
 #[test]
 fn a_seed_runs_from_a_layout() {
-    runs_from_a_layout(Release::Installed);
-}
-
-#[test]
-fn a_seed_runs_from_a_layout_in_podman_5() {
-    runs_from_a_layout(Release::Five);
-}
-
-fn runs_from_a_layout(release: Release) {
     let scratch = tempfile::tempdir().unwrap();
     let closure = closure(&scratch.path().join("store"));
-    let podman = Podman::new(release);
+    let podman = Podman::new(Release::Installed);
     // podman makes a name of the path, and refuses capital letters in it; so the path is a relative one.
     let layout = Layout::new(podman.home.path().join("layout"));
     pack(&closure, &options(), &layout, Some("v1"), &()).unwrap();
@@ -244,8 +235,8 @@ fn pulls_what_changed(release: Release) {
     assert!(parts && bytes > 0 && bytes < 200_000, "{second:?}");
 
     let file = |name: &str| format!("{data}/{name}");
-    let script = format!("cat {}; sha256sum < {}", file("small-7"), file("large"));
+    let script = format!("cat {}; sha256sum < {}; nix --version", file("small-7"), file("large"));
     let text = podman.run_image(&format!("{repository}:two"), &["/bin/sh", "-c", &script]);
     let large = seed_format::Digest::of(&fs::read(closure.real_path(&data).join("large")).unwrap());
-    assert_eq!(text, format!("changed\n{}  -\n", large.hex()));
+    assert!(text.starts_with(&format!("changed\n{}  -\nnix (Nix) ", large.hex())), "{text}");
 }
