@@ -3,7 +3,9 @@
 //! The same code as `seed mount`, as a small program of its own that `mount(8)` and systemd can use:
 //! `mount -t fuse.seed-mount REF DIR -o OPTIONS`.
 
-use std::ffi::{OsStr, OsString};
+mod mount_command;
+
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroU64;
@@ -62,6 +64,9 @@ struct Arguments {
     /// Be the server process of a mount
     #[arg(long, hide = true)]
     serve: bool,
+    /// Do nothing: mount(8) only looks at what it would do
+    #[arg(long, hide = true)]
+    fake: bool,
     /// What mount(8) passes and means nothing here
     #[arg(short = 't', hide = true)]
     _kind: Option<String>,
@@ -82,8 +87,9 @@ struct How {
     /// Mount the whole image, as --subtree '' does
     #[arg(long, conflicts_with = "subtree")]
     root: bool,
-    /// Make the mount writable; changes go to DIR
-    #[arg(long, value_name = "DIR")]
+    /// Make the mount writable; changes go to DIR. In options of mount(8), which keeps `rw` for itself:
+    /// `writable=DIR`
+    #[arg(long, value_name = "DIR", visible_alias = "writable")]
     rw: Option<PathBuf>,
     /// Let other users see the mount of an ordinary user, where /etc/fuse.conf permits that
     #[arg(long)]
@@ -168,46 +174,13 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 }
 
 fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Arguments, clap::Error> {
-    let parsed = Arguments::try_parse_from(expand_mount_options(arguments))?;
+    let parsed = Arguments::try_parse_from(mount_command::translate(arguments))?;
     // Not `requires`: clap passes over it where a conflict with the required one is given.
     if parsed.lazy && parsed.unmount.is_none() {
         let message = "--lazy goes with --unmount";
         return Err(Arguments::command().error(ErrorKind::MissingRequiredArgument, message));
     }
     Ok(parsed)
-}
-
-/// Writes `-o a,b=c` as `--a --b=c`, which is how mount(8) and fstab(5) give options. What they have for
-/// every file system means nothing here and is left out.
-fn expand_mount_options(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    const GENERIC: [&str; 19] = [
-        "ro", "rw", "defaults", "auto", "noauto", "nofail", "user", "nouser", "users", "owner", "group",
-        "_netdev", "dev", "nodev", "suid", "nosuid", "exec", "atime", "noatime",
-    ];
-    let mut expanded = Vec::new();
-    let mut arguments = arguments.peekable();
-    while let Some(argument) = arguments.next() {
-        let list = match argument.to_str().and_then(|argument| argument.strip_prefix("-o")) {
-            Some("") => arguments.next_if(|next| next.to_str().is_some()),
-            Some(list) => Some(OsString::from(list)),
-            None => None,
-        };
-        let Some(list) = list.as_deref().and_then(OsStr::to_str) else {
-            expanded.push(argument);
-            continue;
-        };
-        for option in list.split(',') {
-            let (name, value) = option.split_once('=').unwrap_or((option, ""));
-            // `rw` alone is mount(8)'s; `rw=DIR` is ours.
-            if GENERIC.contains(&option) || name.starts_with("x-") || name == "comment" || name.is_empty() {
-                continue;
-            }
-            let name = name.replace('_', "-");
-            let separator = if option.contains('=') { "=" } else { "" };
-            expanded.push(format!("--{name}{separator}{value}").into());
-        }
-    }
-    expanded
 }
 
 fn log_to_stderr(verbose: u8, server: bool) {
@@ -240,6 +213,9 @@ fn send(trace: &Trace, failure: Option<&anyhow::Error>) {
 
 fn run(arguments: &Arguments, trace: &Trace) -> anyhow::Result<()> {
     let how = &arguments.how;
+    if arguments.fake {
+        return Ok(());
+    }
     if arguments.serve {
         run_detached(&|request, seed| judge(how, request, seed).map(drop))?;
         return Ok(());
@@ -400,6 +376,17 @@ mod tests {
         assert_eq!((parsed.how.cache_limit, parsed.how.subtree.as_str()), (5, "nix"));
         assert!(parsed.how.allow_tag && parsed.how.no_fill);
         assert!(read("seed-mount oci:/s /m -orw,no_fill").unwrap().how.no_fill);
+        assert!(read("seed-mount oci:/s /m -f").unwrap().how.foreground);
+    }
+
+    #[test]
+    fn a_helper_of_mount_has_its_flags() {
+        let line =
+            "/sbin/mount.fuse.seed-mount oci:/s /m -sfnv -o rw,no_fill,X-mount.mkdir -t fuse.seed-mount";
+        let parsed = read(line).unwrap();
+        assert!(parsed.fake && !parsed.how.foreground && parsed.how.no_fill);
+        assert_eq!(parsed.verbose, 1);
+        assert!(!read("/sbin/mount.fuse.seed-mount oci:/s /m -s -n -o rw").unwrap().fake);
     }
 
     #[test]
@@ -409,6 +396,9 @@ mod tests {
             "seed-mount oci:/s",
             "seed-mount oci:/s /m -o nonsense",
             "seed-mount oci:/s /m -o",
+            "seed-mount oci:/s /m -o noexec",
+            "seed-mount oci:/s /m -s",
+            "/sbin/mount.fuse.seed-mount oci:/s /m -N /proc/1/ns/mnt",
             "seed-mount oci:/s /m --connections 0",
             "seed-mount oci:/s /m --lazy",
             "seed-mount oci:/s /m --cache /c --no-cache",
