@@ -42,7 +42,9 @@ impl fmt::Display for Bound {
     }
 }
 
-/// For the workload `medium` and the link `1g20`.
+/// The workload that the targets are meant for, on the link `1g20`.
+pub(crate) const WORKLOAD: &str = "medium";
+
 const TARGETS: [Target; 10] = [
     Target {
         name: "`develop`, net, faster than nydus",

@@ -62,6 +62,14 @@ fn ratios_and_targets_are_of_the_medians() {
 }
 
 #[test]
+fn a_small_workload_has_no_targets() {
+    let mut report = report();
+    assert!(report.markdown("").contains("## Targets"));
+    report.workload.name = "small".into();
+    assert!(!report.markdown("").contains("## Targets"));
+}
+
+#[test]
 fn notes_are_kept_to_the_letter() {
     let report = report();
     let notes = "## Notes\n\nA note.\n";
