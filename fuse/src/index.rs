@@ -63,14 +63,21 @@ impl IndexFault {
 }
 
 impl SeedIndex {
-    /// The index of `seed` in `bytes`. Waits for the first of them.
+    /// The index of `seed` in `bytes`. Waits for the first of them, which say what layers it is about: it
+    /// must be those of the manifest.
     pub fn open(bytes: Arriving, seed: &Seed) -> Result<Self, IndexFault> {
         let layer = seed.index_layer.digest;
-        let layers = seed.manifest.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
-        match FileTree::open(bytes.clone()) {
-            Ok(tree) => Ok(Self { layer, layers, tree, whole: OnceLock::new() }),
-            Err(error) => Err(fault(layer, &bytes, error)),
+        let layers: HashMap<_, _> =
+            seed.manifest.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
+        let wrong = |error| fault(layer, &bytes, error);
+        let tree = FileTree::open(bytes.clone()).map_err(wrong)?;
+        for device in tree.devices() {
+            let (digest, _) = device.map_err(wrong)?;
+            if !layers.contains_key(&digest) {
+                return Err(IndexFault::ForeignLayer(digest));
+            }
         }
+        Ok(Self { layer, layers, tree, whole: OnceLock::new() })
     }
 
     /// Uncompressed bytes of all layers.
