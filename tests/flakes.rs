@@ -72,6 +72,29 @@ impl Checkout {
         Run::of(&mut command)
     }
 
+    /// Runs a script in the project, on a machine without Nix and network, with an empty `/nix` to mount at.
+    fn with_empty_nix(&self, script_text: &str) -> Run {
+        let empty = self.program.home().join("empty");
+        fs::create_dir_all(&empty).unwrap();
+        let seed = self.program.command(["help"]);
+        let mut command = Command::new(script("enter"));
+        command.arg(empty).args([
+            "unshare",
+            "--net",
+            "bash",
+            "-euc",
+            script_text,
+            seed.get_program().to_str().unwrap(),
+        ]);
+        for (name, value) in seed.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Run::of(command.current_dir(&self.dir))
+    }
+
     fn change(&self, version: &str) {
         fs::write(self.dir.join("VERSION"), format!("{version}\n")).unwrap();
     }
@@ -114,6 +137,29 @@ fn a_project_is_packed_once_and_built_anywhere() {
         serde_json::from_slice(&fs::read(checkout.dir.join("record.json")).unwrap()).unwrap();
     assert_eq!(&record, second);
     assert!(checkout.dir.join("result-bin/bin/sprout").is_file());
+
+    // Nix itself, from the mount: as docs/mount.md has it.
+    let script = format!(
+        "exec 3>&1 1>&2
+        \"$0\" mount {seed}@{digest} /nix --writable \"$HOME/changes\"
+        trap 'umount /nix' EXIT
+        export PATH=$(echo /nix/store/*-nix-2*/bin):$PATH
+        export NIX_CONFIG=\"
+        build-users-group =
+        substituters =
+        sandbox-paths = /bin/sh=$(echo /nix/store/*-bash-interactive-*/bin/bash)
+        sandbox-fallback = false
+        experimental-features = nix-command flakes\"
+        nix build --no-link
+        nix build --json --no-link >&3"
+    );
+    let run = checkout.with_empty_nix(&script).ended_with(0);
+    let built: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    let bin = built[0]["outputs"]["bin"].as_str().unwrap();
+    assert!(second["targets"].to_string().contains(bin), "{bin} is not in {second}");
+    let changed = checkout.program.home().join("changes/upper/store").join(&bin["/nix/store/".len()..]);
+    assert!(changed.join("bin/sprout").is_file());
+    assert_eq!(checkout.without_nix(&["status", "--json"]).ended_with(0).stdout, "");
 
     // The same source gives the same bytes again.
     let again = checkout.without_nix(&build).ended_with(0);

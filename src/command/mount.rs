@@ -36,9 +36,9 @@ pub(crate) struct Args {
     /// An existing directory
     #[arg(value_name = "DIR")]
     dir: PathBuf,
-    /// Which part of the seed shows there
-    #[arg(long, value_enum, default_value_t = Part::Store)]
-    part: Part,
+    /// Which part of the seed shows there [default: nix at /nix, store elsewhere]
+    #[arg(long, value_enum)]
+    part: Option<Part>,
     /// Make the mount writable: changes go into this directory
     #[arg(long, value_name = "DIR")]
     writable: Option<PathBuf>,
@@ -64,6 +64,11 @@ enum Part {
 }
 
 impl Part {
+    /// What belongs at this directory.
+    fn at(dir: &Path) -> Self {
+        if dir == Path::new("/nix") { Self::Nix } else { Self::Store }
+    }
+
     fn subtree(self) -> &'static str {
         match self {
             Self::Store => "nix/store",
@@ -91,11 +96,13 @@ struct Terms {
 
 pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
     session.sweep();
+    let dir = absolute(&args.dir)?;
+    let part = args.part.unwrap_or_else(|| Part::at(&dir));
     let request = Request {
         writable: args.writable.as_deref().map(absolute).transpose()?,
         others: args.allow_other,
         fill: !args.no_fill,
-        ..session.mount_request(&args.seed, &absolute(&args.dir)?, args.part.subtree())
+        ..session.mount_request(&args.seed, &dir, part.subtree())
     };
     let mut judge = args.judge.clone();
     judge.policy = judge.policy.as_deref().map(absolute).transpose()?;

@@ -75,15 +75,15 @@ struct Arguments {
 const EXAMPLES: &str = "\
 Examples:
   seed-mount ghcr.io/example/project-seed@sha256:… /nix/store
-  seed-mount oci:/srv/seeds:latest /nix --subtree nix --rw /var/tmp/nix --allow-tag
+  seed-mount oci:/srv/seeds:latest /nix --rw /var/tmp/nix --allow-tag
   seed-mount --unmount /nix/store";
 
 /// How a seed is mounted: the options that mount(8) may give as well.
 #[derive(clap::Args, Debug, Clone)]
 struct How {
-    /// What of the image to mount
-    #[arg(long, value_name = "PATH", default_value = "nix/store")]
-    subtree: String,
+    /// What of the image to mount [default: nix at /nix, nix/store elsewhere]
+    #[arg(long, value_name = "PATH")]
+    subtree: Option<String>,
     /// Mount the whole image, as --subtree '' does
     #[arg(long, conflicts_with = "subtree")]
     root: bool,
@@ -94,7 +94,7 @@ struct How {
     /// Let other users see the mount of an ordinary user, where /etc/fuse.conf permits that
     #[arg(long)]
     allow_other: bool,
-    /// Copy the seed's Nix database to /nix/var/nix/db, unless there is one
+    /// Copy the seed's Nix database to /nix/var/nix/db, unless there is one. At /nix it is there already
     #[arg(long)]
     database: bool,
     /// Keep chunks here [default: /var/cache/nix-seed, or $XDG_CACHE_HOME/nix-seed]
@@ -266,12 +266,18 @@ fn request(how: &How, reference: &str, directory: &Path) -> anyhow::Result<Reque
     if let Location::Layout(layout) = &mut reference.location {
         *layout = absolute(layout);
     }
-    let subtree = if how.root { "" } else { how.subtree.trim_matches('/') };
+    let directory = absolute(directory);
+    let subtree = match &how.subtree {
+        _ if how.root => "",
+        Some(subtree) => subtree.trim_matches('/'),
+        None if directory == Path::new("/nix") => "nix",
+        None => "nix/store",
+    };
     let cache = if how.no_cache { None } else { Some(how.cache.clone().unwrap_or_else(default_cache)) };
     Ok(Request {
         writable: how.rw.as_deref().map(absolute),
         others: how.allow_other,
-        database: how.database.then(|| PathBuf::from("/nix/var/nix/db")),
+        database: (how.database && subtree == "nix/store").then(|| PathBuf::from("/nix/var/nix/db")),
         cache: cache.as_deref().map(absolute),
         cache_limit: how.cache_limit,
         connections: how.connections.into(),
@@ -280,7 +286,7 @@ fn request(how: &How, reference: &str, directory: &Path) -> anyhow::Result<Reque
         fill: !how.no_fill,
         fill_rate: how.fill_rate,
         insecure_hosts: how.insecure.clone(),
-        ..Request::new(&reference, &absolute(directory), subtree)
+        ..Request::new(&reference, &directory, subtree)
     })
 }
 
@@ -373,7 +379,7 @@ mod tests {
         let line = "seed-mount oci:/s /m -o ro,nodev,rw=/w,allow_tag,cache_limit=5,x-systemd.automount,subtree=nix --no-fill";
         let parsed = read(line).unwrap();
         assert_eq!(parsed.how.rw.as_deref(), Some(Path::new("/w")));
-        assert_eq!((parsed.how.cache_limit, parsed.how.subtree.as_str()), (5, "nix"));
+        assert_eq!((parsed.how.cache_limit, parsed.how.subtree.as_deref()), (5, Some("nix")));
         assert!(parsed.how.allow_tag && parsed.how.no_fill);
         assert!(read("seed-mount oci:/s /m -orw,no_fill").unwrap().how.no_fill);
         assert!(read("seed-mount oci:/s /m -f").unwrap().how.foreground);
