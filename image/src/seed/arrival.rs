@@ -19,6 +19,7 @@ use seed_format::toc::Located;
 
 use super::frames::{self, Frame};
 use super::{IndexPlace, MAX_INDEX_LAYER, SeedError, read_blob};
+use crate::kept;
 use crate::transport::{Transport, TransportError};
 
 /// Bytes of a part: less is not worth a request.
@@ -55,7 +56,10 @@ pub(super) fn receive(
     if let Some(file) = kept.filter(|file| file.exists()) {
         let read = fs::read(file).map_err(|error| index.malformed(error));
         match read.and_then(|blob| arrival.deliver_blob(blob, receiver)) {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                kept::used(file);
+                return Ok(());
+            }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(file = %file.display(), error, "a cached index is wrong: it is fetched again");

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use seed_format::layer::{LayerWriter, Options};
 use seed_format::{Digest, Entry};
@@ -147,7 +148,10 @@ fn a_kept_one_needs_no_request() {
         place.counters().requests - before
     };
     assert!(receive() > 0);
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+    fs::File::open(&kept).unwrap().set_modified(long_ago).unwrap();
     assert_eq!(receive(), 0);
+    assert!(fs::metadata(&kept).unwrap().modified().unwrap() > long_ago, "it counts as used");
 
     let good = fs::read(&kept).unwrap();
     let mut flipped = good.clone();
