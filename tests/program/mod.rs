@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod registry;
 pub(crate) mod seeds;
 
 use std::ffi::OsStr;
