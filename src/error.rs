@@ -132,6 +132,14 @@ impl Error {
         hints
     }
 
+    /// The signal that ended the work, where one did.
+    pub(crate) fn signal(&self) -> Option<i32> {
+        self.chain.chain().find_map(|cause| match cause.downcast_ref()? {
+            SandboxError::Interrupted { signal } => Some(*signal),
+            _ => None,
+        })
+    }
+
     /// The refusal, where a policy refused.
     pub(crate) fn refusal(&self) -> Option<&Refusal> {
         self.chain.chain().find_map(|cause| cause.downcast_ref())

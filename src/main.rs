@@ -9,6 +9,7 @@ mod checking;
 mod cli;
 mod command;
 mod config;
+mod destinations;
 mod error;
 mod gate;
 mod nix_settings;
@@ -49,7 +50,13 @@ fn run() -> ExitCode {
     let printer = printer::Printer::new(&cli.global);
     match signals::install().and_then(|()| command::dispatch(&cli, &printer)) {
         Ok(code) => code,
-        Err(error) => printer.report(&error).into(),
+        Err(error) => {
+            let exit = printer.report(&error);
+            if let Some(signal) = error.signal() {
+                signals::die_of(signal);
+            }
+            exit.into()
+        }
     }
 }
 

@@ -1,18 +1,26 @@
 //! SIGINT, SIGTERM and SIGHUP: what was begun is undone, then the signal has its usual effect.
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use signal_hook::low_level::emulate_default_handler;
+use signal_hook::low_level;
 
 use crate::error::Result;
 
 /// How many commands run that signals are passed on to: while there is one, they are meant for it.
 static FORWARDED: AtomicUsize = AtomicUsize::new(0);
+
+/// How long the programs that this one runs have to end.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 type Undo = Box<dyn FnOnce() + Send>;
 
@@ -33,12 +41,55 @@ pub(crate) fn install() -> Result<()> {
             if FORWARDED.load(Ordering::SeqCst) > 0 {
                 continue;
             }
+            end_children();
             undo_all();
-            // The default of each of the three is death by that signal, which the parent is to see.
-            let _ = emulate_default_handler(signal);
+            let name = low_level::signal_name(signal).unwrap_or("a signal");
+            // Standard error may be closed; there is nowhere else to say it.
+            let _ = writeln!(std::io::stderr(), "interrupted by {name}");
+            die_of(signal);
         }
     })?;
     Ok(())
+}
+
+/// Ends this process as `signal` does by default, which its parent is to see: a shell shows it as 128 and the
+/// number.
+pub(crate) fn die_of(signal: i32) {
+    let _ = low_level::emulate_default_handler(signal);
+}
+
+/// Tells the programs that this one runs, such as Nix, to end, and waits for that a while. A signal that is
+/// sent to this process alone would leave them behind.
+fn end_children() {
+    let children: Vec<(Pid, OwnedFd)> = children()
+        .into_iter()
+        .filter_map(|pid| Some((pid, pidfd_open(pid, PidfdFlags::empty()).ok()?)))
+        .collect();
+    for (_, child) in &children {
+        // It may have ended in this moment.
+        let _ = pidfd_send_signal(child, Signal::TERM);
+    }
+    let deadline = Instant::now() + PATIENCE;
+    for (_, child) in &children {
+        let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now())).unwrap_or_default();
+        let ended = poll(&mut [PollFd::new(child, PollFlags::IN)], Some(&left));
+        if !ended.is_ok_and(|count| count > 0) {
+            let _ = pidfd_send_signal(child, Signal::KILL);
+        }
+    }
+}
+
+/// The children of each thread of this process.
+fn children() -> Vec<Pid> {
+    let Ok(threads) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };
+    let lists =
+        threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("children")).ok());
+    let numbers = |list: String| {
+        list.split_ascii_whitespace()
+            .filter_map(|number| Pid::from_raw(number.parse().ok()?))
+            .collect::<Vec<_>>()
+    };
+    lists.flat_map(numbers).collect()
 }
 
 /// Takes last things first. The lock is held, so that nothing new begins after it.

@@ -8,6 +8,7 @@ pub mod database;
 pub mod derivation;
 #[cfg(test)]
 mod fixture;
+pub mod image_file;
 pub mod kept;
 pub mod manifest;
 pub mod pack;

@@ -92,12 +92,13 @@ fn build_once(
         flake: flake.to_owned(),
         attributes: vec![attribute.to_owned()],
         source: Source::default(),
+        keep_going: false,
         exports: Vec::new(),
         log,
     };
     match build(approved, spec, &request) {
         Ok(_) => Ok(true),
-        Err(SandboxError::Nix { .. }) => Ok(false),
+        Err(SandboxError::Nix { .. } | SandboxError::Targets { .. }) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -118,7 +119,11 @@ fn develop_once(
         command: vec!["true".into()],
         stdio: Stdio::Files([null.into(), output.into(), log]),
     };
-    Ok(develop(approved, spec, request)?.exit == Exit::Code(0))
+    let outcome = develop(approved, spec, request)?;
+    match outcome.signal {
+        Some(signal) => Err(SandboxError::Interrupted { signal }),
+        None => Ok(outcome.exit == Exit::Code(0)),
+    }
 }
 
 /// A file without a name, for what Nix says.

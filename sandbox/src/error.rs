@@ -106,6 +106,20 @@ pub enum SandboxError {
         /// The format that was expected.
         expected: &'static str,
     },
+    /// Attributes failed, and why each did was said before.
+    #[error("{step} failed for {}", attributes.join(", "))]
+    Targets {
+        /// What failed: `the evaluation` or `the build`.
+        step: &'static str,
+        /// The full attributes.
+        attributes: Vec<String>,
+    },
+    /// This process was told to end.
+    #[error("interrupted by {}", signal_name(*signal))]
+    Interrupted {
+        /// The signal's number.
+        signal: i32,
+    },
     /// An output's bytes do not have the hash that Nix registered for it.
     #[error("{path}: its content has the NAR hash {found}, and Nix registered {registered}")]
     OutputHash {
@@ -132,6 +146,10 @@ pub enum SandboxError {
         /// Why.
         source: CopyError,
     },
+}
+
+fn signal_name(signal: i32) -> String {
+    signal_hook::low_level::signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)
 }
 
 /// The steps of making a sandbox, in their order.

@@ -33,6 +33,8 @@ pub enum Destination {
         /// The directory for the copies, each by the name of its store path.
         copies: PathBuf,
     },
+    /// Copies of the outputs, which are ordinary files, each by the name of its store path.
+    Copies(PathBuf),
     /// A binary cache in a directory, `file://DIR` to Nix: the outputs with all that they refer to. What the
     /// cache holds already stays.
     BinaryCache(PathBuf),
@@ -62,6 +64,7 @@ pub(crate) fn export(
 ) -> Result<(), SandboxError> {
     match destination {
         Destination::Links { link, copies } => export_links(builder, targets, link, copies),
+        Destination::Copies(copies) => export_copies(builder, targets, copies).map(drop),
         Destination::BinaryCache(cache) => export_cache(builder, targets, cache),
     }
 }
@@ -72,18 +75,35 @@ fn export_links(
     link: &Path,
     copies: &Path,
 ) -> Result<(), SandboxError> {
-    let failed = |path: &Path, source| SandboxError::Export { path: path.to_owned(), source };
-    let copies = std::path::absolute(copies).map_err(|e| failed(copies, writing(copies)(e)))?;
-    fs::create_dir_all(&copies).map_err(|e| failed(&copies, writing(&copies)(e)))?;
-    let store = builder.store()?;
+    let mut copied = export_copies(builder, targets, copies)?.into_iter();
     for (number, target) in targets.iter().enumerate() {
-        for output in &target.outputs {
-            let copied = copy_output(&store, output, &copies).map_err(|e| failed(&copies, e))?;
+        for (output, copy) in target.outputs.iter().zip(copied.by_ref()) {
             let link = link_path(link, number, &output.name);
-            replace_link(&link, &copied).map_err(|e| failed(&link, writing(&link)(e)))?;
+            replace_link(&link, &copy).map_err(|e| failed(&link, writing(&link)(e)))?;
         }
     }
     Ok(())
+}
+
+/// Copies each output of each target; says where, in their order.
+fn export_copies(
+    builder: &mut Builder<'_>,
+    targets: &[TargetRecord],
+    copies: &Path,
+) -> Result<Vec<PathBuf>, SandboxError> {
+    let copies = std::path::absolute(copies).map_err(|e| failed(copies, writing(copies)(e)))?;
+    fs::create_dir_all(&copies).map_err(|e| failed(&copies, writing(&copies)(e)))?;
+    let store = builder.store()?;
+    let mut copied = Vec::new();
+    for output in targets.iter().flat_map(|target| &target.outputs) {
+        builder.signals.check()?;
+        copied.push(copy_output(&store, output, &copies).map_err(|e| failed(&copies, e))?);
+    }
+    Ok(copied)
+}
+
+fn failed(path: &Path, source: CopyError) -> SandboxError {
+    SandboxError::Export { path: path.to_owned(), source }
 }
 
 /// Says that an error of the system came of writing to `path`.
@@ -164,7 +184,13 @@ fn export_cache(
     // a link.
     let home = builder.sandbox.open(HOME.as_ref())?;
     let made = PathBuf::from(format!("/proc/self/fd/{}/cache", home.as_raw_fd()));
-    merge(&made, cache).map_err(|source| SandboxError::Export { path: cache.to_owned(), source })
+    merge(&made, cache).map_err(|source| failed(cache, source))
+}
+
+/// Merges the binary cache in the directory `from` into the one in `cache`, which is made if it is missing.
+/// What is there stays, and gets the signatures that it lacks.
+pub fn merge_cache(from: &Path, cache: &Path) -> Result<(), SandboxError> {
+    merge(from, cache).map_err(|source| failed(cache, source))
 }
 
 /// Archives first, so that no entry of the cache is without its archive at any time.
@@ -174,6 +200,40 @@ fn merge(from: &Path, cache: &Path) -> Result<(), CopyError> {
         walk(&from, &mut Copy { at: to, depth: 0, merge: true })?;
     }
     Ok(())
+}
+
+/// Longest entry of a binary cache that is read, in bytes.
+const MAX_ENTRY: u64 = 1 << 20;
+
+/// The entry of a cache at `place` with the signatures that another entry for the same bytes has more;
+/// `None` if there is none.
+fn with_signatures(place: &Path, other: &mut dyn Read) -> io::Result<Option<String>> {
+    let mut theirs = String::new();
+    other.take(MAX_ENTRY).read_to_string(&mut theirs)?;
+    let mut ours = String::new();
+    File::open(place)?.take(MAX_ENTRY).read_to_string(&mut ours)?;
+    let field = |entry: &str, name: &str| {
+        entry.lines().find_map(|line| line.strip_prefix(name).map(str::to_owned)).unwrap_or_default()
+    };
+    // A signature is of the path, the hash and the size of the bytes, and the references.
+    let same = ["StorePath:", "NarHash:", "NarSize:", "References:"]
+        .iter()
+        .all(|name| field(&ours, name) == field(&theirs, name));
+    let new: Vec<&str> = theirs
+        .lines()
+        .filter(|line| line.starts_with("Sig:") && !ours.lines().any(|our| our == *line))
+        .collect();
+    if !same || new.is_empty() {
+        return Ok(None);
+    }
+    if !ours.ends_with('\n') {
+        ours.push('\n');
+    }
+    for line in new {
+        ours.push_str(line);
+        ours.push('\n');
+    }
+    Ok(Some(ours))
 }
 
 /// Writes a tree that is being walked, with modes that let its owner change and remove it.
@@ -194,14 +254,24 @@ impl Copy {
         if !self.merge {
             return write_new(place, executable, contents);
         }
-        if place.exists() {
-            return Ok(());
-        }
         // Others may read the cache meanwhile: they find a file whole or not at all.
         let partial = beside(place, "partial");
         remove(&partial)?;
-        write_new(&partial, executable, contents)?;
-        fs::rename(&partial, place)
+        let written = if !place.exists() {
+            write_new(&partial, executable, contents)
+        } else if place.extension().is_some_and(|extension| extension == "narinfo") {
+            match with_signatures(place, contents)? {
+                Some(entry) => write_new(&partial, executable, &mut entry.as_bytes()),
+                None => return Ok(()),
+            }
+        } else {
+            return Ok(());
+        };
+        let written = written.and_then(|()| fs::rename(&partial, place));
+        if written.is_err() {
+            let _ = remove(&partial);
+        }
+        written
     }
 }
 

@@ -77,6 +77,16 @@ pub(crate) struct Plan {
     pub(crate) binds: Vec<PlanBind>,
     pub(crate) scratch: PlanScratch,
     pub(crate) etc: BTreeMap<String, String>,
+    pub(crate) network: Network,
+}
+
+/// Which network there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Network {
+    /// The loopback device of a namespace of its own: what everything has that a project has a say in.
+    None,
+    /// The machine's: what only a copy of results has, which runs nothing of a project's.
+    Host,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -40,6 +40,16 @@ pub struct Outcome {
     pub phases: Vec<Phase>,
     /// What the user should know about how the sandbox was made.
     pub notes: Vec<Note>,
+    /// The signal that this process got meanwhile, and passed on.
+    pub signal: Option<i32>,
+}
+
+impl Outcome {
+    /// The signal that this process got, if the command ended of it or of what it was passed on as. A command
+    /// that takes a signal and returns a code of its own has decided otherwise.
+    pub fn ended_by(&self) -> Option<i32> {
+        self.signal.filter(|_| matches!(self.exit, Exit::Signal(_)))
+    }
 }
 
 /// What was built, from what, with what and when: the input of a statement about the outputs.
@@ -60,6 +70,9 @@ pub struct BuildRecord {
     pub nix: NixRecord,
     /// What was asked for and what came of it, in the order in which it was asked for.
     pub targets: Vec<TargetRecord>,
+    /// What was asked for and failed, where the others were to go on; left out if there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<FailedTarget>,
     /// When the evaluation began.
     pub started: jiff::Timestamp,
     /// When the last output was there.
@@ -102,6 +115,16 @@ pub struct TargetRecord {
     pub derivation: StorePath,
     /// All its outputs, in the derivation's order.
     pub outputs: Vec<OutputRecord>,
+}
+
+/// One attribute that could not be built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FailedTarget {
+    /// The full attribute.
+    pub attribute: String,
+    /// What failed: `evaluation` or `build`.
+    pub phase: String,
 }
 
 /// One output.

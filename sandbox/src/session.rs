@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Stdio as ProcessStdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use seed_policy::Approved;
 use crate::channel::Channel;
 use crate::error::SandboxError;
 use crate::protocol::{
-    Execution, INIT_ARGUMENT, Note, Plan, PlanBind, PlanLower, PlanScratch, Reply, Request,
+    Execution, INIT_ARGUMENT, Network, Note, Plan, PlanBind, PlanLower, PlanScratch, Reply, Request,
 };
 use crate::record::Phase;
 use crate::scratch;
@@ -43,6 +44,8 @@ pub struct Sandbox {
 struct Link {
     channel: Channel,
     sending: Mutex<()>,
+    /// Whether a command runs that signals can be passed on to.
+    running: AtomicBool,
 }
 
 impl Link {
@@ -63,6 +66,17 @@ impl Controller {
     pub fn signal(&self, signal: i32) -> Result<(), SandboxError> {
         self.link.send(&Request::Signal(signal), &[]).map_err(SandboxError::Channel)
     }
+
+    /// Whether a command runs.
+    pub(crate) fn is_running(&self) -> bool {
+        self.link.running.load(Ordering::SeqCst)
+    }
+
+    /// Ends the sandbox and all that runs in it, at once. Whoever waits for it is told that it died.
+    pub(crate) fn stop(&self) {
+        // One that is gone already needs no end.
+        let _ = rustix::net::shutdown(self.link.channel.as_fd(), rustix::net::Shutdown::Both);
+    }
 }
 
 impl Sandbox {
@@ -71,6 +85,16 @@ impl Sandbox {
     /// The program must call [`crate::main_if_init`] first thing in its `main`. The sandbox lives no longer
     /// than the thread that calls this.
     pub fn start(approved: &Approved, spec: &Spec) -> Result<Self, SandboxError> {
+        Self::start_controlled(approved, spec, Network::None, drop)
+    }
+
+    /// The same, with a network, and with a controller for `watch` as soon as there is something to control.
+    pub(crate) fn start_controlled(
+        approved: &Approved,
+        spec: &Spec,
+        network: Network,
+        watch: impl FnOnce(Controller),
+    ) -> Result<Self, SandboxError> {
         if let Lower::Seed(seed) = &spec.lower {
             let (approved, opened) = (approved.digest(), *seed.digest());
             if approved != opened {
@@ -82,10 +106,10 @@ impl Sandbox {
             Scratch::Directory(parent) => Some(scratch::Scratch::create(parent)?),
             Scratch::Memory { .. } => None,
         };
-        let plan = plan(spec, scratch.as_ref())?;
+        let plan = plan(spec, network, scratch.as_ref())?;
         let (outer, channel) = spawn_init()?;
         let mut sandbox = Self {
-            link: Arc::new(Link { channel, sending: Mutex::new(()) }),
+            link: Arc::new(Link { channel, sending: Mutex::new(()), running: AtomicBool::new(false) }),
             outer,
             environment: spec.environment.clone(),
             notes: Vec::new(),
@@ -93,6 +117,7 @@ impl Sandbox {
             server: None,
             _scratch: scratch,
         };
+        watch(sandbox.controller());
         sandbox.request(&Request::Start(Box::new(plan)))?;
         if let Err(error) = sandbox.make(&spec.lower) {
             return sandbox.blame_index(Err(error));
@@ -188,7 +213,9 @@ impl Sandbox {
             }
             _ => return Err(unexpected()),
         };
+        self.link.running.store(true, Ordering::SeqCst);
         let ended = self.reply();
+        self.link.running.store(false, Ordering::SeqCst);
         if let Some(relay) = relay {
             relay.finish().map_err(SandboxError::Terminal)?;
         }
@@ -260,7 +287,7 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         // Process 1 ends when its channel does, and all inside with it; the outer process ends after it.
-        let _ = rustix::net::shutdown(self.link.channel.as_fd(), rustix::net::Shutdown::Both);
+        self.controller().stop();
         let _ = self.outer.wait();
     }
 }
@@ -277,7 +304,7 @@ fn spawn_init() -> Result<(Child, Channel), SandboxError> {
     Ok((child, here))
 }
 
-fn plan(spec: &Spec, scratch: Option<&scratch::Scratch>) -> Result<Plan, SandboxError> {
+fn plan(spec: &Spec, network: Network, scratch: Option<&scratch::Scratch>) -> Result<Plan, SandboxError> {
     let lower = match &spec.lower {
         Lower::Seed(seed) => PlanLower::Seed { source: seed.digest().to_string() },
         Lower::Directory(path) => PlanLower::Directory(host_path("the seed's tree", path)?),
@@ -298,7 +325,7 @@ fn plan(spec: &Spec, scratch: Option<&scratch::Scratch>) -> Result<Plan, Sandbox
             Scratch::Directory(_) => half_of_memory(),
         },
     };
-    Ok(Plan { lower, workspace, binds, scratch, etc: spec.etc.clone() })
+    Ok(Plan { lower, workspace, binds, scratch, etc: spec.etc.clone(), network })
 }
 
 fn plan_bind(bind: &spec::Bind) -> Result<PlanBind, SandboxError> {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::stderr;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use seed_image::reference::Reference;
@@ -11,7 +11,8 @@ use seed_policy::System;
 use seed_sandbox::{BuildRecord, BuildRequest, Destination, Nix, Source};
 use serde::Serialize;
 
-use crate::error::{Exit, Result, ResultExt, usage};
+use crate::destinations::{Destinations, Flags};
+use crate::error::{Exit, Result, ResultExt, failed, usage};
 use crate::project::{Installable, Project};
 use crate::report::Report;
 use crate::session::{Judge, Session};
@@ -28,7 +29,8 @@ use crate::{packing, sandboxes, signals, targets};
 Examples:
   seed build
   seed build .#hello .#docs --seed oci:./seeds --out-link result
-  seed build --to file:///srv/cache --record build.json")]
+  seed build --to file:///srv/cache --sign-key cache.secret --record build.json
+  seed build .#image --to ghcr.io/acme/app:main")]
 pub(crate) struct Args {
     /// The outputs; the default package of the flake here, if none is named
     #[arg(value_name = "FLAKE#ATTR")]
@@ -42,15 +44,17 @@ pub(crate) struct Args {
     /// Make no symbolic links, and no copies
     #[arg(long, conflicts_with = "out_link")]
     no_link: bool,
-    /// Put the results, with what they refer to, into this binary cache too: file://DIR
-    #[arg(long, value_name = "STORE")]
-    to: Option<String>,
+    /// Go on with the other outputs when one fails; what was built goes where it should
+    #[arg(short, long)]
+    keep_going: bool,
     /// Commit .seed.lock where a seed had to be packed
     #[arg(long)]
     commit: bool,
     /// Write the build's record, as JSON, to this file
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
+    #[command(flatten)]
+    results: Flags,
     #[command(flatten)]
     judge: Judge,
 }
@@ -62,8 +66,8 @@ struct Built(BuildRecord);
 
 pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<ExitCode> {
     let (dir, attrs) = outputs(&args.outputs)?;
-    let exports = exports(session, args)?;
     session.sweep();
+    let destinations = Destinations::new(session, &args.results)?;
     let system = System::current();
     let project = Project::open(&dir)?;
     let (reference, origin) =
@@ -81,7 +85,8 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<ExitCode> {
         flake: flake.reference.clone(),
         attributes,
         source: source(&project)?,
-        exports,
+        keep_going: args.keep_going,
+        exports: links(session, args)?.into_iter().chain(destinations.exports()).collect(),
         log: stderr().as_fd().try_clone_to_owned()?,
     };
     let mut spec = sandboxes::spec(session, &admitted.opened, Some(workspace), &Default::default());
@@ -99,10 +104,16 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<ExitCode> {
     let mut report = Report::new(admitted.resolve, admitted.verify);
     report.extend(&record.phases);
     report.count(&admitted.opened, admitted.transport.as_ref());
+    report.extend(&destinations.deliver(session, &admitted, &nix, &record)?);
     report.tell(session.printer.trace(), &record.phases);
+    let failures = record.failed.iter().map(|failed| format!("{} ({})", failed.attribute, failed.phase));
+    let failures: Vec<String> = failures.collect();
     session.printer.data(&Built(record))?;
     session.printer.summary(&report);
-    Ok(Exit::Done.into())
+    if failures.is_empty() {
+        return Ok(Exit::Done.into());
+    }
+    Err(failed(format!("not everything could be built: {} failed", failures.join(", "))))
 }
 
 /// The one directory of all outputs, and the attribute of each.
@@ -122,21 +133,12 @@ fn outputs(texts: &[String]) -> Result<(PathBuf, Vec<Option<String>>)> {
     }
 }
 
-fn exports(session: &Session<'_>, args: &Args) -> Result<Vec<Destination>> {
-    let mut exports = Vec::new();
-    if !args.no_link {
-        let link = std::path::absolute(&args.out_link)?;
-        exports.push(Destination::Links { link, copies: session.config.results() });
+fn links(session: &Session<'_>, args: &Args) -> Result<Option<Destination>> {
+    if args.no_link {
+        return Ok(None);
     }
-    if let Some(store) = &args.to {
-        let dir = store.strip_prefix("file://").unwrap_or(store);
-        if !Path::new(dir).is_absolute() || dir.contains('?') {
-            return Err(usage(format!("results cannot be put into {store:?}")))
-                .hint("use file:///DIR, and `nix copy --from file:///DIR --to STORE` for other stores");
-        }
-        exports.push(Destination::BinaryCache(dir.into()));
-    }
-    Ok(exports)
+    let link = std::path::absolute(&args.out_link)?;
+    Ok(Some(Destination::Links { link, copies: session.config.results() }))
 }
 
 fn source(project: &Project) -> Result<Source> {

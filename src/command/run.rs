@@ -62,6 +62,9 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<ExitCode> {
     report.count(&admitted.opened, admitted.transport.as_ref());
     report.tell(session.printer.trace(), &outcome.phases);
     session.printer.details(&report);
+    if let Some(signal) = outcome.ended_by() {
+        signals::die_of(signal);
+    }
     Ok(ExitCode::from(outcome.exit.code()))
 }
 

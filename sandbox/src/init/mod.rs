@@ -127,7 +127,7 @@ fn prepare(plan: &Plan) -> Result<Prepared, Failure> {
         namespaces::enter_user_namespace().during(Step::UserNamespace)?;
     }
     let mapping = identity.workspace_mapping().during(Step::Sources)?;
-    namespaces::enter_others().during(Step::Namespaces)?;
+    namespaces::enter_others(plan.network).during(Step::Namespaces)?;
     let sources = binds::Sources::open(plan, mapping)?;
     Ok(Prepared { identity, sources })
 }

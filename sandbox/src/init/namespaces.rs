@@ -7,6 +7,7 @@ use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{getegid, geteuid};
 
 use super::syscalls;
+use crate::protocol::Network;
 
 /// Enters a user namespace in which the caller is root, so that it may make the other namespaces.
 pub(super) fn enter_user_namespace() -> io::Result<()> {
@@ -27,11 +28,15 @@ pub(super) fn map_single(uid: u32, parent_uid: u32, gid: u32, parent_gid: u32) -
 
 /// Enters all other namespaces; the process namespace takes effect for the next child. No mount that is
 /// made from now on can be seen outside, and none that is made outside appears here.
-pub(super) fn enter_others() -> io::Result<()> {
+pub(super) fn enter_others(network: Network) -> io::Result<()> {
+    let network = match network {
+        Network::None => libc::CLONE_NEWNET,
+        Network::Host => 0,
+    };
     syscalls::unshare(
-        libc::CLONE_NEWNS
+        network
+            | libc::CLONE_NEWNS
             | libc::CLONE_NEWPID
-            | libc::CLONE_NEWNET
             | libc::CLONE_NEWIPC
             | libc::CLONE_NEWUTS
             | libc::CLONE_NEWCGROUP,

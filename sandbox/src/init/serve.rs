@@ -19,7 +19,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use super::{During, Failure, Prepared, filter, root, syscalls};
 use crate::channel::Channel;
 use crate::error::Step;
-use crate::protocol::{Execution, Note, Plan, Reply, Request};
+use crate::protocol::{Execution, Network, Note, Plan, Reply, Request};
 use crate::spec::Exit;
 
 /// Runs as process 1 until the supervisor or the outer process is gone. `outer` is readable when the
@@ -43,7 +43,9 @@ pub(super) fn inner(channel: &Channel, plan: &Plan, prepared: Prepared, outer: B
 fn make(channel: &Channel, plan: &Plan, prepared: Prepared) -> Result<Vec<Note>, Failure> {
     set_parent_process_death_signal(Some(Signal::KILL)).during(Step::Namespaces)?;
     let Prepared { identity, sources } = prepared;
-    syscalls::raise_loopback().during(Step::Loopback)?;
+    if plan.network == Network::None {
+        syscalls::raise_loopback().during(Step::Loopback)?;
+    }
     let notes = root::enter(channel, plan, identity, sources)?;
     identity.assume()?;
     filter::install().during(Step::Filter)?;

@@ -129,6 +129,7 @@ impl<'a> Demo<'a> {
 
     fn request(&self, exports: Vec<Destination>) -> BuildRequest<'_> {
         BuildRequest {
+            keep_going: false,
             nix: &self.nix,
             flake: flake_of_workspace(&self.workspace),
             attributes: vec![PACKAGE.into()],
