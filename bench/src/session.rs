@@ -37,8 +37,16 @@ pub(crate) struct Run {
 impl Run {
     /// The median of each quantity. There must be one run at least.
     pub(crate) fn median(runs: &[&Self]) -> Self {
-        let of = |quantity: &dyn Fn(&Self) -> f64| median(runs.iter().map(|run| quantity(run)).collect());
-        let whole = |quantity: &dyn Fn(&Self) -> u64| of(&|run| quantity(run) as f64).round() as u64;
+        let of = |quantity: &dyn Fn(&Self) -> f64| {
+            let mut values: Vec<f64> = runs.iter().map(|run| quantity(run)).collect();
+            values.sort_by(f64::total_cmp);
+            middle(&values).map_or(0.0, |(lower, upper)| f64::midpoint(lower, upper))
+        };
+        let whole = |quantity: &dyn Fn(&Self) -> u64| {
+            let mut values: Vec<u64> = runs.iter().map(|run| quantity(run)).collect();
+            values.sort_unstable();
+            middle(&values).map_or(0, |(lower, upper)| u64::midpoint(lower, upper))
+        };
         let mark = |at: &dyn Fn(&Self) -> Mark| Mark {
             seconds: of(&|run| at(run).seconds),
             bytes: whole(&|run| at(run).bytes),
@@ -61,14 +69,11 @@ impl Run {
     }
 }
 
-/// The middle one of some values; of an even number the mean of the two in the middle; of none, zero.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let upper = values.get(values.len() / 2).copied().unwrap_or_default();
-    if values.len() % 2 == 1 || values.is_empty() {
-        return upper;
-    }
-    f64::midpoint(values[values.len() / 2 - 1], upper)
+/// The two in the middle of sorted values, between which the median is; of an odd number the same one twice.
+fn middle<T: Copy>(sorted: &[T]) -> Option<(T, T)> {
+    let upper = sorted.len() / 2;
+    let lower = sorted.len().checked_sub(1)? / 2;
+    Some((*sorted.get(lower)?, *sorted.get(upper)?))
 }
 
 /// A moment of a run.
@@ -293,14 +298,14 @@ mod tests {
 
     #[test]
     fn the_median_of_an_even_number_is_the_mean_of_the_two_in_the_middle() {
-        for (values, expected) in [
-            (vec![], 0.0),
-            (vec![3.0], 3.0),
-            (vec![4.0, 1.0], 2.5),
-            (vec![9.0, 1.0, 2.0], 2.0),
-            (vec![9.0, 1.0, 2.0, 4.0], 3.0),
+        for (sorted, expected) in [
+            (&[][..], None),
+            (&[3], Some((3, 3))),
+            (&[1, 4], Some((1, 4))),
+            (&[1, 2, 9], Some((2, 2))),
+            (&[1, 2, 4, 9], Some((2, 4))),
         ] {
-            assert!((median(values.clone()) - expected).abs() < 1e-9, "{values:?}");
+            assert_eq!(middle(sorted), expected, "{sorted:?}");
         }
         let run = |seconds, bytes| Run {
             build: Mark { seconds, bytes },
