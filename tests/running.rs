@@ -118,6 +118,26 @@ fn signals_reach_the_command() {
     assert_eq!(fs::read_dir(scratch).unwrap().count(), 0);
 }
 
+/// A command that a signal ends, ends `seed` the same way: whoever waits for it sees the signal.
+#[test]
+fn a_signal_that_ends_the_command_is_seen() {
+    use std::os::unix::process::ExitStatusExt;
+
+    let (program, seed) = program();
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut child = program
+            .command(["run", &seed, "--", "sh", "-c", "echo ready; exec sleep 1000"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "ready");
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(signal.as_raw()));
+        assert_eq!(fs::read_dir(program.home().join("cache/scratch")).unwrap().count(), 0);
+    }
+}
+
 /// What a killed command has left, the next one takes away.
 #[test]
 fn nothing_is_left_after_a_kill() {
