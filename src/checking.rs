@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use seed_format::StorePath;
+use seed_fuse::mount::SeedFs;
+use seed_fuse::tree::ROOT;
 use seed_image::capture::{
-    self, FlakeRequest, Missing, Nix as HostNix, Present, Record, changed_source, diagnose,
+    self, FlakeRequest, Missing, Nix as HostNix, Present, Record, Rule, changed_source, diagnose,
 };
 use seed_image::reference::Reference;
+use seed_image::verify::registered;
 use seed_policy::System;
 use seed_sandbox::{Nix, Replay, Use, Workspace, flake_of_workspace};
 use serde::Serialize;
@@ -90,6 +93,7 @@ fn replay(
         .filter_map(|target| match target.purpose.as_str() {
             "build" => Some((target.attribute, Use::Build)),
             "develop" => Some((target.attribute, Use::Develop)),
+            "run" => Some((target.attribute, Use::Run)),
             _ => None,
         })
         .collect();
@@ -112,13 +116,32 @@ fn replay(
     drop(forwarded);
     let replays = replays?;
 
-    let present: BTreeSet<StorePath> = fs.index().whole()?.paths().map(|path| path.store_path()).collect();
+    let on_disk: BTreeSet<StorePath> = fs.index().whole()?.paths().map(|path| path.store_path()).collect();
+    let registered = registered(&database(fs)?, &on_disk).context(|| "cannot use the seed's database")?;
+    let present = Present { on_disk: &on_disk, registered: &registered };
     let captured = match record {
         None if replays.iter().any(|replay| !replay.complete) => rules(session, project),
         _ => None,
     };
     let record = record.or(captured.as_ref());
-    Ok(replays.into_iter().map(|replay| Outcome::new(replay, record, &present)).collect())
+    Ok(replays.into_iter().map(|replay| Outcome::new(replay, record, present)).collect())
+}
+
+/// The seed's database of registered paths.
+fn database(fs: &SeedFs) -> Result<Vec<u8>> {
+    let tree = fs.tree(b"nix/var/nix/db")?;
+    let file = tree.lookup(ROOT, b"db.sqlite")?.ok_or_else(|| failed("the seed has no database"))?;
+    let mut bytes = Vec::new();
+    while (bytes.len() as u64) < file.size {
+        tree.read_wait(file.ino, bytes.len() as u64, 1 << 20)?.with(|data| bytes.extend_from_slice(data));
+    }
+    Ok(bytes)
+}
+
+/// What is missing for sure, whatever the project needs: what is there and not registered.
+fn unregistered(present: Present<'_>) -> Vec<Missing> {
+    let paths = present.on_disk.difference(present.registered).cloned();
+    paths.map(|path| Missing { path, rules: [Rule::Registered].into(), named: false }).collect()
 }
 
 /// Why each path would be in a seed of the project. Nix is asked again; without it the rules stay unknown.
@@ -149,18 +172,13 @@ fn rules(session: &Session<'_>, project: &Project) -> Option<Record> {
 }
 
 impl Outcome {
-    fn new(replay: Replay, record: Option<&Record>, present: &BTreeSet<StorePath>) -> Self {
+    fn new(replay: Replay, record: Option<&Record>, present: Present<'_>) -> Self {
         let missing = match record {
             _ if replay.complete => Vec::new(),
-            // The database is compared with the index by `seed verify --deep`.
-            Some(record) => {
-                let found =
-                    diagnose(record, Present { on_disk: present, registered: present }, &replay.messages);
-                found.iter().map(Missing::to_string).collect()
-            }
-            None => Vec::new(),
+            Some(record) => diagnose(record, present, &replay.messages),
+            None => unregistered(present),
         };
-        Self { replay, missing }
+        Self { replay, missing: missing.iter().map(Missing::to_string).collect() }
     }
 }
 
@@ -171,6 +189,7 @@ impl fmt::Display for Outcome {
         let done = match done {
             Use::Build => "build",
             Use::Develop => "develop",
+            Use::Run => "run",
         };
         let took = std::time::Duration::from_secs_f64(took.max(0.0));
         write!(f, "{state}  {done:<7}  {attribute}  {}", seconds(took))?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use seed_format::Digest;
+use seed_format::{Digest, StorePath};
 use seed_image::capture::{self, Captured, FlakeRequest, Nix, Note};
 use seed_image::closure::Closure;
 use seed_image::manifest::RunConfig;
@@ -160,7 +160,13 @@ pub(crate) fn pack_project(
     let mut seed = pack(session, &captured.closure, system, labels, shape, &request.to, transport.as_ref())?;
     seed.statement = state(session, project, &seed, request.statement, transport.as_ref())?;
     // After the statement: the policy that judges the seed here may want one.
-    if request.check {
+    let here = System::current();
+    if request.check && *system != here {
+        session.printer.warn(format_args!(
+            "the seed is not checked: it is for {system}, and this machine is {here}; \
+             run `seed check` on one of its kind"
+        ));
+    } else if request.check {
         let contents = !captured.notes.iter().any(|note| matches!(note, Note::ContentIsRead { .. }));
         let reference = request.to.with_digest(seed.digest);
         checking::prove(session, project, &reference, Some(&captured.record), contents)?;
@@ -176,10 +182,20 @@ fn labels(captured: &Captured) -> Result<BTreeMap<String, String>> {
         (label::TARGETS.to_owned(), serde_json::to_string(&captured.targets)?),
         (label::NIX_VERSION.to_owned(), captured.nix_version.clone()),
     ]);
+    if !captured.features.is_empty() {
+        labels.insert(label::NIX_FEATURES.to_owned(), captured.features.join(" "));
+    }
     if let Some(lock) = captured.source.lock {
         labels.insert(label::FLAKE_LOCK.to_owned(), lock.to_string());
     }
     Ok(labels)
+}
+
+/// Says which version of Nix a seed of plain store paths brings, where the path's name says it.
+pub(crate) fn nix_labels(nix: &StorePath) -> BTreeMap<String, String> {
+    let version =
+        nix.name().strip_prefix("nix-").filter(|text| text.starts_with(|c: char| c.is_ascii_digit()));
+    version.map(|version| (label::NIX_VERSION.to_owned(), version.to_owned())).into_iter().collect()
 }
 
 /// Puts the core statement beside the seed, and into `file`. Gives its digest, where one can be made.

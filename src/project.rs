@@ -123,6 +123,13 @@ impl Project {
         self.git.as_ref().map_or(Ok(false), Git::is_dirty)
     }
 
+    /// What Nix says of the flake's source besides its files when it reads the repository itself: attributes
+    /// of a flake reference. A changed source has none. The day of the last change is not among them: of a
+    /// directory, Nix takes the newest time of its files, and fails where it is told another.
+    pub(crate) fn nix_attributes(&self) -> Result<Vec<(&'static str, String)>> {
+        self.git.as_ref().map_or_else(|| Ok(Vec::new()), Git::nix_attributes)
+    }
+
     /// Whether `commit` is in the history of HEAD.
     pub(crate) fn ancestry(&self, commit: &Commit) -> Ancestry {
         match &self.git {

@@ -83,7 +83,7 @@ pub(crate) struct Flake {
 }
 
 /// Finds out how the seed's Nix can read the project: from the repository, as it does outside, or from the
-/// files that git tracks, gathered in a directory.
+/// files that git tracks, gathered in a directory and named by the commit that they are of.
 pub(crate) fn flake(session: &Session<'_>, project: &Project, seed: &Seed) -> Result<Flake> {
     let version = seed.label(label::NIX_VERSION).and_then(|text| {
         let mut numbers = text.split('.').map(str::parse::<u32>);
@@ -98,11 +98,12 @@ pub(crate) fn flake(session: &Session<'_>, project: &Project, seed: &Seed) -> Re
     let source = gathered.path().join("source");
     project.gather_source(&source)?;
     let bind = Bind { source, target: SOURCE.into(), writable: false };
-    Ok(Flake {
-        reference: below(project, format!("path://{SOURCE}")),
-        binds: vec![bind],
-        _gathered: Some(gathered),
-    })
+    let mut reference = below(project, format!("path://{SOURCE}"));
+    for (name, value) in project.nix_attributes()? {
+        let separator = if reference.contains('?') { '&' } else { '?' };
+        reference.push_str(&format!("{separator}{name}={value}"));
+    }
+    Ok(Flake { reference, binds: vec![bind], _gathered: Some(gathered) })
 }
 
 /// A flake that lies as deep in `reference` as the project's in its repository.

@@ -6,34 +6,44 @@
 //! and is built in the seed; what its derivations are made of goes in.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use seed_format::{Digest, StorePath};
 use serde::Deserialize;
 
-use crate::closure::{Closure, ClosureError, Programs};
-use crate::derivation::DerivationError;
+use crate::closure::{Closure, Programs};
 use crate::progress::Progress;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 
+mod attribute;
+mod error;
 mod evaluate;
 mod lock;
 mod nix;
+mod note;
 mod perturb;
+mod plain;
+mod project;
 mod realise;
 mod relocate;
 mod rules;
 mod scratch;
 mod select;
 
+pub use error::CaptureError;
 pub use lock::{Input, Lock, LockError, MAX_LOCK_LEN, MAX_NODES};
 pub use nix::{Nix, NixError, OLDEST, Version};
+pub use note::Note;
+pub use plain::{paths, paths_with_nix};
 pub use rules::{Missing, Present, Record, Rule, diagnose};
 
+use attribute::{attribute_paths, targets};
 use evaluate::{Evaluation, Evaluator, Source, Use, in_store};
+use note::find_lookups;
 use perturb::Change;
+use plain::closure_of;
+use project::Project;
 use realise::Realiser;
 use scratch::Scratch;
 use select::{Evaluations, Item};
@@ -94,60 +104,6 @@ pub struct SourceInfo {
     pub lock: Option<Digest>,
 }
 
-/// Something that a user should know of a capture that did not fail.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Note {
-    /// Evaluation fetches something besides the inputs that it cannot fetch offline.
-    Fetches {
-        /// What, in the words of Nix's cache of fetched things.
-        what: String,
-    },
-    /// A text of the project names `<nixpkgs>` or a flake by a name alone.
-    Lookup {
-        /// The file, relative to the source.
-        file: PathBuf,
-        /// What it has.
-        text: &'static str,
-    },
-    /// With file contents changed the project does not evaluate, so a file that evaluation reads may be
-    /// taken for one that never changes.
-    ContentIsRead {
-        /// Why it does not.
-        error: String,
-    },
-    /// There is no input `nixpkgs` with this package.
-    NoProgram {
-        /// The package.
-        package: &'static str,
-        /// What will be missing.
-        consequence: &'static str,
-    },
-}
-
-impl std::fmt::Display for Note {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Fetches { what } => write!(
-                f,
-                "evaluation fetches {what} besides the inputs, which fails offline: make it an input of the flake"
-            ),
-            Self::Lookup { file, text } => write!(
-                f,
-                "{} has {text}, which can never be found offline: use the input `nixpkgs`",
-                file.display()
-            ),
-            Self::ContentIsRead { error } => write!(
-                f,
-                "the project does not evaluate with other file contents, so what depends on a file that evaluation \
-                 reads may be missing from the seed when that file changes: {error}"
-            ),
-            Self::NoProgram { package, consequence } => {
-                write!(f, "the flake has no input `nixpkgs` with {package}: {consequence}")
-            }
-        }
-    }
-}
-
 /// A captured project. Its files are deleted with it.
 #[derive(Debug)]
 pub struct Captured {
@@ -161,102 +117,11 @@ pub struct Captured {
     pub record: Record,
     /// Version of the Nix in the closure: `2.8.0`.
     pub nix_version: String,
+    /// Experimental features of Nix that the outputs need besides flakes: `ca-derivations`.
+    pub features: Vec<&'static str>,
     /// What the user should know.
     pub notes: Vec<Note>,
     _scratch: Scratch,
-}
-
-/// Why a project cannot be captured.
-#[derive(Debug, thiserror::Error)]
-pub enum CaptureError {
-    /// Nix failed.
-    #[error(transparent)]
-    Nix(#[from] NixError),
-    /// The lock is missing or does not fit the flake.
-    #[error("the inputs of {flake} are not all locked: run `nix flake lock` and commit flake.lock")]
-    Unlocked {
-        /// The flake.
-        flake: String,
-        /// What Nix said, if it was Nix that found out.
-        source: Option<NixError>,
-    },
-    /// The lock cannot be used.
-    #[error("cannot capture {flake}")]
-    Lock {
-        /// The flake.
-        flake: String,
-        /// What is wrong with its lock.
-        source: LockError,
-    },
-    /// A locked tree did not come out as the lock says.
-    #[error("the input {input:?} has no tree with the hash {nar_hash} of flake.lock")]
-    InputTree {
-        /// The input's entry in the lock.
-        input: String,
-        /// Its hash.
-        nar_hash: String,
-    },
-    /// There is no such output.
-    #[error("the flake has no output {0} that is a derivation or an app")]
-    NoOutput(String),
-    /// The flake has nothing to capture.
-    #[error("the flake has no packages, development shells, checks or apps for {0}")]
-    NoOutputs(String),
-    /// An attribute path is not one.
-    #[error("{0:?} is not an attribute path")]
-    Attribute(String),
-    /// A file could not be read or written.
-    #[error("cannot access {}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// A store could not be read.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A derivation could not be read.
-    #[error("{path} is not a derivation that can be used")]
-    Derivation {
-        /// The derivation.
-        path: StorePath,
-        /// What is wrong with it.
-        source: DerivationError,
-    },
-    /// There are more derivations than are looked at.
-    #[error("the outputs are made of more than {0} derivations")]
-    TooManyDerivations(usize),
-    /// Nix did not say where an output is.
-    #[error("the output {output} of {derivation} is nowhere: Nix says {printed:?}")]
-    Output {
-        /// The derivation.
-        derivation: StorePath,
-        /// The output.
-        output: String,
-        /// What Nix said.
-        printed: String,
-    },
-    /// Nix's notes on what it fetched could not be read.
-    #[error("cannot read {}", path.display())]
-    FetcherCache {
-        /// The file.
-        path: PathBuf,
-        /// What SQLite says.
-        source: rusqlite::Error,
-    },
-    /// Nix is installed in a way that it cannot be brought along.
-    #[error(
-        "{} is neither in /nix/store nor a program whose libraries are known: install a Nix of either kind",
-        program.display()
-    )]
-    NotRelocatable {
-        /// The program.
-        program: PathBuf,
-    },
-    /// What was captured is not closed.
-    #[error("the captured paths are not a closure")]
-    Closure(#[from] ClosureError),
 }
 
 /// Captures a flake.
@@ -320,9 +185,20 @@ pub fn flake(request: &FlakeRequest, nix: &Nix, progress: &dyn Progress) -> Resu
         source: project.info,
         record: Record { roots, references },
         nix_version: nix.full_version().to_owned(),
+        features: features(&original),
         notes,
         _scratch: scratch,
     })
+}
+
+/// What Nix must be allowed to do to build the outputs.
+fn features(evaluation: &Evaluation) -> Vec<&'static str> {
+    let mut outputs = evaluation.derivations.values().flat_map(|derivation| derivation.outputs.values());
+    if outputs.any(|output| output.path.is_none() && !output.fixed) {
+        vec!["ca-derivations"]
+    } else {
+        Vec::new()
+    }
 }
 
 /// Copies a source tree as a developer would change it: files are added, executable bits turned and, with
@@ -339,25 +215,6 @@ pub fn perturb(from: &Path, to: &Path) -> io::Result<()> {
     perturb::copy(from, to, Change::Shape)
 }
 
-/// Captures plain store paths, with all that they refer to, from the store below `root` (`/` is the
-/// machine's own).
-pub fn paths(paths: &[StorePath], root: &Path) -> Result<Closure, CaptureError> {
-    let store = Store::open(root)?;
-    closure_of(&store, paths.iter().cloned(), Programs::default())
-}
-
-fn closure_of(
-    store: &Store,
-    roots: impl IntoIterator<Item = StorePath>,
-    programs: Programs,
-) -> Result<Closure, CaptureError> {
-    let paths = store.closure(roots)?;
-    let realisations = store.realisations(&paths)?;
-    let closure = Closure { real_store: store.directory(), paths, realisations, programs };
-    closure.check()?;
-    Ok(closure)
-}
-
 /// The machine's own store, and another one before it if there is one. What is there is trusted: the user
 /// could build from it, too.
 fn substituters(store: Option<&str>) -> Vec<String> {
@@ -366,59 +223,6 @@ fn substituters(store: Option<&str>) -> Vec<String> {
         format!("{store}{separator}trusted=1")
     };
     store.into_iter().chain(["auto"]).map(trusted).collect()
-}
-
-/// Takes `a.b."c.d"` apart.
-fn attribute_paths(attributes: &[String]) -> Result<Vec<Vec<String>>, CaptureError> {
-    attributes.iter().map(|attribute| attribute_path(attribute)).collect()
-}
-
-fn attribute_path(attribute: &str) -> Result<Vec<String>, CaptureError> {
-    let malformed = || CaptureError::Attribute(attribute.to_owned());
-    let (mut names, mut name, mut quoted) = (Vec::new(), String::new(), false);
-    for c in attribute.chars() {
-        match c {
-            '"' => quoted = !quoted,
-            '.' if !quoted => names.push(std::mem::take(&mut name)),
-            c => name.push(c),
-        }
-    }
-    names.push(name);
-    if quoted || names.iter().any(String::is_empty) { Err(malformed()) } else { Ok(names) }
-}
-
-/// The attribute path as Nix takes it.
-fn joined(names: &[String]) -> String {
-    let plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || "-_'".contains(c));
-    let names = names.iter().map(|name| if plain(name) { name.clone() } else { format!("{name:?}") });
-    names.collect::<Vec<_>>().join(".")
-}
-
-fn targets(evaluation: &Evaluation, request: &FlakeRequest) -> Result<Vec<Target>, CaptureError> {
-    if evaluation.targets.is_empty() {
-        return Err(CaptureError::NoOutputs(request.system.clone()));
-    }
-    let target = |target: &evaluate::EvaluatedTarget| {
-        let attribute = joined(&target.attribute);
-        let uses = target.uses.as_ref().ok_or_else(|| CaptureError::NoOutput(attribute.clone()))?;
-        let purpose = match target.attribute.first().map(String::as_str) {
-            Some("devShells") => Purpose::Develop,
-            Some("apps") => Purpose::Run,
-            _ => Purpose::Build,
-        };
-        let outputs = uses.iter().flat_map(|used: &Use| used.outputs.iter().cloned()).collect();
-        Ok(Target { attribute, purpose, outputs })
-    };
-    evaluation.targets.iter().map(target).collect()
-}
-
-/// The project in the capture's store.
-struct Project {
-    source: Source,
-    /// Where in the source the flake is; empty for its top.
-    directory: String,
-    lock: Lock,
-    info: SourceInfo,
 }
 
 struct Capture<'a> {
@@ -431,123 +235,7 @@ struct Capture<'a> {
     substituters: Vec<String>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Metadata {
-    path: StorePath,
-    resolved_url: Option<String>,
-    url: Option<String>,
-    revision: Option<String>,
-    locked: LockedSource,
-    /// The lock as Nix would have it.
-    locks: serde_json::Value,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct LockedSource {
-    nar_hash: Option<String>,
-    dir: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Archive {
-    path: Option<StorePath>,
-    #[serde(default)]
-    inputs: BTreeMap<String, Archive>,
-}
-
 impl Capture<'_> {
-    /// Copies the project's source to the store and reads its lock.
-    fn project(&self) -> Result<Project, CaptureError> {
-        let flake = &self.request.flake;
-        let metadata = self.metadata(&self.root, flake, &self.substituters)?;
-        let directory = metadata.locked.dir.clone().unwrap_or_default();
-        let tree = real_path(&self.root, &metadata.path);
-        let file = tree.join(&directory).join("flake.lock");
-        let text = read_lock(&file).map_err(|source| CaptureError::Io { path: file, source })?;
-        let failed = |source| CaptureError::Lock { flake: flake.clone(), source };
-        let lock = text.as_deref().map_or_else(|| Ok(Lock::empty()), Lock::parse).map_err(failed)?;
-        // Nix 2.8 makes up for what a lock lacks, whatever it is told.
-        let complete = Lock::parse(metadata.locks.to_string().as_bytes()).map_err(failed)?;
-        if complete != lock {
-            return Err(CaptureError::Unlocked { flake: flake.clone(), source: None });
-        }
-        let nar_hash = self.nar_hash(&self.root, &metadata)?;
-        Ok(Project {
-            source: Source::new(metadata.path, &nar_hash, &directory, "lastModified=1"),
-            directory,
-            lock,
-            info: SourceInfo {
-                url: metadata.resolved_url.or(metadata.url).unwrap_or_else(|| flake.clone()),
-                revision: metadata.revision,
-                nar_hash,
-                lock: text.as_deref().map(Digest::of),
-            },
-        })
-    }
-
-    fn metadata(&self, root: &Path, flake: &str, substituters: &[String]) -> Result<Metadata, CaptureError> {
-        let flake = match flake.split(['#', '?']).next() {
-            Some(path) if path == "." || path.starts_with("./") || path.starts_with("../") => {
-                format!("{}/{flake}", self.request.directory.display())
-            }
-            _ => flake.to_owned(),
-        };
-        let command = in_store(self.nix.command("nix"), root, substituters)
-            .args(["flake", "metadata", "--json", "--no-update-lock-file", "--no-write-lock-file"])
-            .arg(&flake);
-        command.json().map_err(|error| match error {
-            NixError::Failed { ref stderr, .. } if stderr.contains("--no-update-lock-file") => {
-                CaptureError::Unlocked { flake: self.request.flake.clone(), source: Some(error) }
-            }
-            error => error.into(),
-        })
-    }
-
-    /// The hash of the source's NAR; where Nix does not say it, as it is in the store's database.
-    fn nar_hash(&self, root: &Path, metadata: &Metadata) -> Result<String, CaptureError> {
-        if let Some(nar_hash) = &metadata.locked.nar_hash {
-            return Ok(nar_hash.clone());
-        }
-        let digest = Store::open(root)?.path_info(&metadata.path)?.nar_hash;
-        Ok(format!("sha256-{}", data_encoding::BASE64.encode(digest.as_bytes())))
-    }
-
-    /// Rule 1: the trees of all locked inputs, in the store.
-    fn fetch_inputs(&self, project: &Project) -> Result<BTreeSet<StorePath>, CaptureError> {
-        let command = in_store(self.nix.command("nix"), &self.root, &self.substituters)
-            .args(["flake", "archive", "--json", "--no-update-lock-file", "--no-write-lock-file"])
-            .arg(&project.source.url);
-        let archive: Archive = command.json()?;
-        let mut trees = BTreeSet::new();
-        let mut todo: Vec<_> = archive.inputs.into_values().collect();
-        while let Some(archive) = todo.pop() {
-            trees.extend(archive.path);
-            todo.extend(archive.inputs.into_values());
-        }
-        // The project's own tree may be an input of an input, by `follows`.
-        trees.remove(&project.source.path);
-        self.check_inputs(project, &trees)?;
-        Ok(trees)
-    }
-
-    fn check_inputs(&self, project: &Project, trees: &BTreeSet<StorePath>) -> Result<(), CaptureError> {
-        let store = Store::open(&self.root)?;
-        let mut hashes = BTreeSet::from([project.info.nar_hash.clone()]);
-        for tree in trees {
-            let digest = store.path_info(tree)?.nar_hash;
-            hashes.insert(format!("sha256-{}", data_encoding::BASE64.encode(digest.as_bytes())));
-        }
-        for (name, input) in project.lock.inputs() {
-            if let Some(nar_hash) = input.nar_hash.as_ref().filter(|hash| !hashes.contains(*hash)) {
-                let (input, nar_hash) = (name.clone(), nar_hash.clone());
-                return Err(CaptureError::InputTree { input, nar_hash });
-            }
-        }
-        Ok(())
-    }
-
     fn evaluate(&self, name: &str, root: &Path, source: &Source) -> Result<Evaluation, CaptureError> {
         let mut substituters = self.substituters.clone();
         if root != self.root {
@@ -678,55 +366,9 @@ fn containing_store_path(file: &Path) -> Option<StorePath> {
     StorePath::from_base_name(base.as_os_str().to_str()?).ok()
 }
 
-fn read_lock(file: &Path) -> io::Result<Option<Vec<u8>>> {
-    let file = match fs::File::open(file) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    // One byte more than is allowed, for the parser to refuse.
-    let mut text = Vec::new();
-    file.take(MAX_LOCK_LEN as u64 + 1).read_to_end(&mut text)?;
-    Ok(Some(text))
-}
-
-/// What can never be found offline, and where it is tried. Pure evaluation would refuse it, so it is in
-/// texts that are not evaluated with the flake, or only on some paths.
-const LOOKUPS: &[&str] = &["<nixpkgs>", "getFlake \"nixpkgs\""];
-
-fn find_lookups(tree: &Path, dir: &Path, notes: &mut Vec<Note>) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let (path, kind) = (entry.path(), entry.file_type()?);
-        if kind.is_dir() {
-            find_lookups(tree, &path, notes)?;
-        } else if kind.is_file() && path.extension().is_some_and(|extension| extension == "nix") {
-            let text = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
-            for lookup in LOOKUPS.iter().filter(|lookup| text.contains(**lookup)) {
-                let file = path.strip_prefix(tree).unwrap_or(&path).to_owned();
-                notes.push(Note::Lookup { file, text: lookup });
-            }
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn takes_attribute_paths_apart() {
-        let names = |text: &str| attribute_path(text).ok();
-        let strings = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
-        assert_eq!(names("default"), strings(&["default"]));
-        assert_eq!(names("packages.x86_64-linux.\"a.b\""), strings(&["packages", "x86_64-linux", "a.b"]));
-        for text in ["", ".", "a..b", "a.", "\"a"] {
-            assert_eq!(names(text), None, "{text:?}");
-        }
-        let path = attribute_path("packages.\"a.b\"").unwrap();
-        assert_eq!(joined(&path), "packages.\"a.b\"");
-    }
 
     #[test]
     fn trusts_the_stores_of_the_machine() {

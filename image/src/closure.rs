@@ -124,6 +124,38 @@ impl Closure {
         Ok(())
     }
 
+    /// The closure that is left when `paths` are taken out, and all that refers to them.
+    pub fn without(&self, paths: &BTreeSet<StorePath>) -> Self {
+        let mut out = paths.clone();
+        loop {
+            let refers = |info: &&PathInfo| !out.contains(&info.path) && !info.references.is_disjoint(&out);
+            let more: Vec<_> = self.paths.values().filter(refers).map(|info| info.path.clone()).collect();
+            if more.is_empty() {
+                break;
+            }
+            out.extend(more);
+        }
+        let kept = |path: &Option<StorePath>| path.clone().filter(|path| !out.contains(path));
+        let Programs { nix, shell, env, certificates } = &self.programs;
+        let kept_realisation = |realisation: &&Realisation| !out.contains(&realisation.path);
+        Self {
+            real_store: self.real_store.clone(),
+            paths: self
+                .paths
+                .iter()
+                .filter(|(path, _)| !out.contains(path))
+                .map(|(path, info)| (path.clone(), info.clone()))
+                .collect(),
+            realisations: self.realisations.iter().filter(kept_realisation).cloned().collect(),
+            programs: Programs {
+                nix: kept(nix),
+                shell: kept(shell),
+                env: kept(env),
+                certificates: kept(certificates),
+            },
+        }
+    }
+
     /// Bytes of all NARs together.
     pub fn nar_size(&self) -> u64 {
         self.paths.values().fold(0, |total, info| total.saturating_add(info.nar_size))

@@ -14,10 +14,7 @@ use rusqlite::{Connection, OpenFlags, params};
 use seed_format::StorePath;
 
 use crate::closure::{Closure, ClosureError};
-
-mod outputs;
-
-pub use outputs::{MAX_DERIVATION_LEN, OutputsError, outputs};
+use crate::derivation::{DerivationError, Output, outputs};
 
 /// The version that `/nix/var/nix/db/schema` states.
 pub const SCHEMA_VERSION: &str = "10";
@@ -63,7 +60,7 @@ pub enum DatabaseError {
         /// The path.
         path: StorePath,
         /// What is wrong with it.
-        source: OutputsError,
+        source: DerivationError,
     },
     /// A realisation depends on one that is not there.
     #[error("the output {output} of {derivation} depends on the output {of} of {on}, which is not known")]
@@ -142,12 +139,13 @@ fn insert_paths<'a>(database: &Connection, closure: &'a Closure) -> rusqlite::Re
 
 fn insert_outputs(
     database: &Connection,
-    derivations: &BTreeMap<&StorePath, BTreeMap<String, StorePath>>,
+    derivations: &BTreeMap<&StorePath, BTreeMap<String, Output>>,
     ids: &Ids<'_>,
 ) -> rusqlite::Result<()> {
     let mut insert = database.prepare("insert into DerivationOutputs (drv, id, path) values (?, ?, ?)")?;
     for (derivation, outputs) in derivations {
-        for (name, path) in outputs {
+        // A floating output of a content-addressed derivation has no place yet.
+        for (name, path) in outputs.iter().filter_map(|(name, output)| Some((name, output.path.as_ref()?))) {
             insert.execute(params![ids[derivation], name, path.to_string()])?;
         }
     }
@@ -193,10 +191,10 @@ fn realisation_references<'a>(
     Ok(references)
 }
 
-/// The outputs that each `.drv` file of the closure names with their paths.
+/// The outputs that each `.drv` file of the closure names.
 fn derivation_outputs(
     closure: &Closure,
-) -> Result<BTreeMap<&StorePath, BTreeMap<String, StorePath>>, DatabaseError> {
+) -> Result<BTreeMap<&StorePath, BTreeMap<String, Output>>, DatabaseError> {
     let mut derivations = BTreeMap::new();
     for path in closure.paths.keys().filter(|path| path.is_derivation()) {
         let file = closure.real_path(path);

@@ -48,24 +48,22 @@ pub struct Output {
     pub fixed: bool,
 }
 
+/// How the text of a dynamic derivation begins.
+const DYNAMIC: &[u8] = b"DrvWithVersion(";
+
+/// The outputs of a derivation, by name; of a dynamic one, too. Nothing that follows them is read.
+pub fn outputs(text: &[u8]) -> Result<BTreeMap<String, Output>, DerivationError> {
+    Parser::new(text)?.outputs()
+}
+
 impl Derivation {
     /// Reads a `.drv` file.
     pub fn parse(text: &[u8]) -> Result<Self, DerivationError> {
-        if text.len() > MAX_DERIVATION_LEN {
-            return Err(DerivationError::TooLong(text.len()));
-        }
-        let mut parser = Parser { text, at: 0 };
-        if parser.take(b"DrvWithVersion(") {
+        let mut parser = Parser::new(text)?;
+        if parser.text.starts_with(DYNAMIC) {
             return Err(DerivationError::Dynamic);
         }
-        parser.expect(b"Derive(", "\"Derive(\"")?;
-        let mut outputs = BTreeMap::new();
-        parser.list(|parser| {
-            let [name, path, algorithm, hash] = parser.tuple()?;
-            let path = if path.is_empty() { None } else { Some(parser.store_path(&path)?) };
-            outputs.insert(name, Output { path, fixed: !algorithm.is_empty() && !hash.is_empty() });
-            Ok(())
-        })?;
+        let outputs = parser.outputs()?;
         parser.expect(b",", "\",\"")?;
         let mut inputs = BTreeMap::new();
         parser.list(|parser| {
@@ -104,7 +102,32 @@ struct Parser<'a> {
     at: usize,
 }
 
-impl Parser<'_> {
+impl<'a> Parser<'a> {
+    fn new(text: &'a [u8]) -> Result<Self, DerivationError> {
+        if text.len() > MAX_DERIVATION_LEN {
+            return Err(DerivationError::TooLong(text.len()));
+        }
+        Ok(Self { text, at: 0 })
+    }
+
+    /// The start of a derivation, to the end of the list of outputs.
+    fn outputs(&mut self) -> Result<BTreeMap<String, Output>, DerivationError> {
+        if self.take(DYNAMIC) {
+            self.string()?;
+            self.expect(b",", "\",\"")?;
+        } else {
+            self.expect(b"Derive(", "\"Derive(\"")?;
+        }
+        let mut outputs = BTreeMap::new();
+        self.list(|parser| {
+            let [name, path, algorithm, hash] = parser.tuple()?;
+            let path = if path.is_empty() { None } else { Some(parser.store_path(&path)?) };
+            outputs.insert(name, Output { path, fixed: !algorithm.is_empty() && !hash.is_empty() });
+            Ok(())
+        })?;
+        Ok(outputs)
+    }
+
     fn take(&mut self, word: &[u8]) -> bool {
         let taken = self.text[self.at..].starts_with(word);
         if taken {
@@ -195,6 +218,21 @@ mod tests {
     fn knows_a_fixed_output() {
         let text = format!(r#"Derive([("out","{A}","sha256","00ff")],[],[],"#);
         assert!(Derivation::parse(text.as_bytes()).unwrap().is_fixed());
+    }
+
+    #[test]
+    fn reads_the_outputs_of_any_derivation() {
+        let expected = [("out".to_owned(), Output { path: Some(A.parse().unwrap()), fixed: false })].into();
+        for start in ["Derive(", r#"DrvWithVersion("xp-dyn-drv","#] {
+            let text = format!(r#"{start}[("out","{A}","","")],["#);
+            assert_eq!(outputs(text.as_bytes()), Ok(BTreeMap::clone(&expected)));
+            for end in [",", "(", r#""dev","","","""#] {
+                let text = format!(r#"{start}[("out","{A}","",""){end}],["#);
+                assert!(outputs(text.as_bytes()).is_err(), "{text}");
+            }
+        }
+        assert!(outputs(br#"Derive([("out","","")]"#).is_err());
+        assert!(outputs(b"DrvWithVersion(").is_err());
     }
 
     #[test]

@@ -52,6 +52,10 @@ pub struct Options {
     pub base: Option<Base>,
     /// What is added to the root file system.
     pub additions: Additions,
+    /// Store paths that the database leaves out, with all that refers to them: such a seed is broken, and
+    /// there only to show that it is found to be.
+    #[doc(hidden)]
+    pub unregistered: BTreeSet<StorePath>,
     /// Where it is noted which layers were made of what, so that they are not made again. `None` makes all.
     pub records: Option<PathBuf>,
     /// A directory for blobs on their way to a registry.
@@ -77,6 +81,7 @@ impl Options {
             labels: BTreeMap::new(),
             base: None,
             additions: Additions::default(),
+            unregistered: BTreeSet::new(),
             records: None,
             scratch: std::env::temp_dir(),
             workers: 0,

@@ -28,6 +28,8 @@ pub mod label {
     pub const NIX: &str = "dev.nix-seed.nix";
     /// Version of that Nix.
     pub const NIX_VERSION: &str = "dev.nix-seed.nix-version";
+    /// Experimental features of Nix that the outputs need besides flakes, separated by blanks.
+    pub const NIX_FEATURES: &str = "dev.nix-seed.nix-features";
     /// Store path of the shell that `/bin/sh` leads to.
     pub const SHELL: &str = "dev.nix-seed.shell";
     /// The outputs that the seed was made for, JSON.

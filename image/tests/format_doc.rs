@@ -73,6 +73,7 @@ fn names_are_those_of_the_code() {
         label::SYSTEM,
         label::NIX,
         label::NIX_VERSION,
+        label::NIX_FEATURES,
         label::SHELL,
         label::TARGETS,
         label::FLAKE_LOCK,

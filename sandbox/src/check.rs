@@ -8,6 +8,7 @@ use std::time::Instant;
 use seed_policy::Approved;
 use serde::{Deserialize, Serialize};
 
+use crate::app::prepare_app;
 use crate::build::{BuildRequest, build};
 use crate::develop::{DevelopRequest, develop};
 use crate::error::SandboxError;
@@ -26,6 +27,9 @@ pub enum Use {
     Build,
     /// `nix develop --command true`.
     Develop,
+    /// An app, as `nix run` has it before it starts it: evaluated, what it is made of built, its program
+    /// there.
+    Run,
 }
 
 /// What was tried, and how it went.
@@ -73,6 +77,11 @@ fn replay(
     let complete = match done {
         Use::Build => build_once(approved, nix, flake, attribute, spec, writer)?,
         Use::Develop => develop_once(approved, nix, flake, attribute, spec, writer)?,
+        Use::Run => match prepare_app(approved, nix, flake, attribute, spec, writer) {
+            Ok(is_there) => is_there,
+            Err(SandboxError::Nix { .. }) => false,
+            Err(error) => return Err(error),
+        },
     };
     let messages = log.end().map_err(SandboxError::Channel)?;
     let seconds = started.elapsed().as_secs_f64();

@@ -4,6 +4,7 @@
 //! [`Approved`], so no seed runs that no policy judged. A program that uses them calls [`main_if_init`]
 //! first thing in its `main`: the sandbox's first process is the program itself, started once more.
 
+mod app;
 mod build;
 mod channel;
 mod check;

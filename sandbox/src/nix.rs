@@ -34,7 +34,11 @@ impl Nix {
             Some(inode) => tree.symlink(&inode).ok().map(|link| String::from_utf8_lossy(link).into_owned()),
             None => None,
         };
-        Ok(Self { programs: format!("{nix}/bin"), shell, features: Vec::new() })
+        let features = seed.seed().label(label::NIX_FEATURES).unwrap_or_default();
+        // What a seed names becomes a setting: one word each, whatever it says.
+        let is_name = |word: &&str| word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        let features = features.split_whitespace().filter(is_name).map(str::to_owned).collect();
+        Ok(Self { programs: format!("{nix}/bin"), shell, features })
     }
 
     /// The same for a tree on this machine, whose Nix is at the store path `nix`.

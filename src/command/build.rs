@@ -23,7 +23,8 @@ use crate::{packing, sandboxes, signals, targets};
 /// The seed's digest is read from .seed.lock. Where none is recorded for this system, the seed is packed
 /// and recorded first. Prints the store path of each output.
 ///
-/// A seed's Nix before 2.20 gets the files that git tracks without the commit: `self.rev` is not there.
+/// A seed's Nix before 2.20 gets the files that git tracks, and `self.rev` where none of them is changed;
+/// `self.lastModified` is then the time of the newest file.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -9,8 +9,8 @@ use crate::session::{Judge, Session};
 
 /// Prove that a seed can build and develop its project's outputs after a change of the source
 ///
-/// Replays `nix build` and `nix develop` of each output with a changed source and no network, and names
-/// each missing path and why the seed should have it.
+/// Replays `nix build`, `nix develop` and, but for starting the program, `nix run` of each output with a
+/// changed source and no network, and names each missing path and why the seed should have it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -69,6 +69,10 @@ pub(crate) struct Paths {
     /// Pack the store paths that this file lists, one a line; - for standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["flake", "attr", "lock", "statement"])]
     paths_from: Option<PathBuf>,
+    /// Put this Nix into the seed too, so that it can build and be entered: a store path, or auto for the one
+    /// on PATH
+    #[arg(long, value_name = "PATH|auto", conflicts_with_all = ["flake", "attr", "lock", "statement"])]
+    nix: Option<String>,
     /// Read the store below this directory: ROOT/nix/store
     #[arg(long, value_name = "ROOT")]
     store: Option<PathBuf>,
@@ -153,16 +157,25 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
         let root = args.what.store.clone().unwrap_or_else(|| "/".into());
         let mut paths = args.what.store_paths()?;
         paths.extend(copy_to_root.iter().filter(|path| !paths.contains(path)).cloned().collect::<Vec<_>>());
-        let closure = capture::paths(&paths, &root)
-            .context(|| format!("cannot read the store of {}", root.display()))?;
+        let context = || format!("cannot read the store of {}", root.display());
+        let (closure, labels) = match args.what.nix()? {
+            None => (capture::paths(&paths, &root).context(context)?, BTreeMap::new()),
+            Some(nix) => {
+                let closure = capture::paths_with_nix(&paths, &root, &nix).context(context)?;
+                (closure, packing::nix_labels(&nix))
+            }
+        };
         let transport = session.open(&to.location)?;
-        packing::pack(session, &closure, &system, Default::default(), &shape, &to, transport.as_ref())?
+        packing::pack(session, &closure, &system, labels, &shape, &to, transport.as_ref())?
     } else {
+        if args.what.nix.is_some() {
+            return Err(usage("--nix goes with --paths: the seed of a flake always has a Nix"));
+        }
         let project = Project::open(&Installable::parse(&args.flake)?.dir)?;
         let to = place::repository(session, &project, args.to.as_ref())?;
         let request = ProjectPack {
             attributes: args.attr.clone(),
-            check: !args.no_check && system == System::current(),
+            check: !args.no_check,
             system,
             store: args.what.store.as_ref().map(|root| root.to_string_lossy().into_owned()),
             shape,
@@ -187,6 +200,22 @@ fn parse_mode(text: &str) -> std::result::Result<(Regex, u16), String> {
 impl Paths {
     fn is_given(&self) -> bool {
         !self.paths.is_empty() || self.paths_from.is_some()
+    }
+
+    /// The Nix that the seed is to bring.
+    fn nix(&self) -> Result<Option<StorePath>> {
+        match self.nix.as_deref() {
+            None => Ok(None),
+            Some("auto") => {
+                let nix = capture::Nix::find()?;
+                match nix.store_path() {
+                    Some(path) => Ok(Some(path)),
+                    None => Err(usage(format!("{} is not in the Nix store", nix.program().display())))
+                        .hint("name the store path of a Nix: --nix /nix/store/…-nix-2.26.3"),
+                }
+            }
+            Some(text) => Ok(Some(text.parse::<StorePath>().map_err(|error| usage(error.to_string()))?)),
+        }
     }
 
     /// The paths of the command line and of the file, each as it stands in the store.

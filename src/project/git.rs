@@ -78,10 +78,28 @@ impl Git {
         Ok(!output.stdout.is_empty())
     }
 
+    pub(super) fn nix_attributes(&self) -> Result<Vec<(&'static str, String)>> {
+        let Some(head) = self.head()? else { return Ok(Vec::new()) };
+        let mut attributes = Vec::new();
+        // As Nix tells: a change of any tracked file counts, that of .seed.lock too.
+        let unchanged = self.ask(["diff", "--quiet", "--ignore-submodules", "HEAD", "--"])?;
+        if unchanged.status.success() {
+            attributes.push(("rev", head.to_string()));
+            if !self.is_shallow()? {
+                attributes.push(("revCount", text(&self.must(["rev-list", "--count", "HEAD"])?.stdout)));
+            }
+        }
+        Ok(attributes)
+    }
+
+    fn is_shallow(&self) -> Result<bool> {
+        Ok(text(&self.must(["rev-parse", "--is-shallow-repository"])?.stdout) == "true")
+    }
+
     pub(super) fn ancestry(&self, commit: &Commit) -> Ancestry {
         let unknown = |why: String| Ancestry::Unknown { why };
-        let shallow = match self.must(["rev-parse", "--is-shallow-repository"]) {
-            Ok(output) => text(&output.stdout) == "true",
+        let shallow = match self.is_shallow() {
+            Ok(shallow) => shallow,
             Err(error) => return unknown(error.causes().join(": ")),
         };
         match self.ask(["merge-base", "--is-ancestor", commit.as_str(), "HEAD"]) {

@@ -6,6 +6,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use seed_format::StorePath;
 use seed_format::json::{self, JsonError};
 use serde::de::DeserializeOwned;
 
@@ -143,6 +144,11 @@ impl Nix {
     /// Where the program is.
     pub fn program(&self) -> &Path {
         &self.program
+    }
+
+    /// The store path that it is in, if it is in one.
+    pub fn store_path(&self) -> Option<StorePath> {
+        super::containing_store_path(&self.program.canonicalize().ok()?)
     }
 
     /// Its version.

@@ -122,7 +122,11 @@ impl Workshop<'_> {
             }
             Job::Database => {
                 let file = Scratch::in_directory(&self.options.scratch);
-                database::write(self.closure, file.path())?;
+                if self.options.unregistered.is_empty() {
+                    database::write(self.closure, file.path())?;
+                } else {
+                    database::write(&self.closure.without(&self.options.unregistered), file.path())?;
+                }
                 let entries = write::database_entries(self.closure, file.path())?;
                 let key = Key::of_entries(self.options.compression, &entries);
                 let layer = |out: &mut _| write::entries(out, &entries);

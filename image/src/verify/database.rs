@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use rusqlite::{Connection, OpenFlags};
+use seed_format::StorePath;
 use seed_format::index::PathInput;
 
 use crate::database::{CA_SCHEMA, SCHEMA};
@@ -35,15 +36,36 @@ pub enum DatabaseFault {
     Unknown(String),
 }
 
-/// Checks that the SQLite file `database`, given as its bytes, registers `paths`, and nothing else.
-pub fn check(database: &[u8], paths: &[PathInput]) -> Result<(), DatabaseFault> {
+/// The paths that the SQLite file `database`, given as its bytes, registers of those in `paths`.
+pub fn registered(
+    database: &[u8],
+    paths: &BTreeSet<StorePath>,
+) -> Result<BTreeSet<StorePath>, DatabaseFault> {
+    let (connection, _file) = open(database)?;
+    let mut known = connection.prepare("select 1 from ValidPaths where path = ?")?;
+    let mut registered = BTreeSet::new();
+    for path in paths {
+        if known.exists([path.to_string()])? {
+            registered.insert(path.clone());
+        }
+    }
+    Ok(registered)
+}
+
+/// Opens the file for reading; it is there as long as what comes with the connection.
+fn open(database: &[u8]) -> Result<(Connection, Scratch), DatabaseFault> {
     let file = Scratch::with(database)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(&file.0, flags)?;
     // The file may be anybody's: run no code from its schema, and trust no cell of its pages.
     connection.execute_batch("pragma trusted_schema = off; pragma cell_size_check = on;")?;
     check_schema(&connection)?;
+    Ok((connection, file))
+}
 
+/// Checks that the SQLite file `database`, given as its bytes, registers `paths`, and nothing else.
+pub fn check(database: &[u8], paths: &[PathInput]) -> Result<(), DatabaseFault> {
+    let (connection, _file) = open(database)?;
     let mut registered: BTreeSet<(String, String, i64)> = BTreeSet::new();
     let mut statement = connection.prepare("select path, hash, narSize from ValidPaths")?;
     for row in statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))? {
@@ -125,7 +147,7 @@ impl Drop for Scratch {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use seed_format::{Digest, StorePath};
+    use seed_format::Digest;
 
     use super::*;
     use crate::closure::{Closure, PathInfo};
@@ -161,6 +183,9 @@ mod tests {
     fn tells_every_difference() {
         let (database, paths) = sample();
         check(&database, &paths).unwrap();
+        let other = StorePath::from_base_name("00bgd045z0d4icpbc2yyz4gx48ak44la-other").unwrap();
+        let asked: BTreeSet<_> = [paths[0].path.clone(), other].into();
+        assert_eq!(registered(&database, &asked).unwrap(), [paths[0].path.clone()].into());
         type Change = fn(&mut Vec<PathInput>);
         let changes: [Change; 5] = [
             |paths| drop(paths.pop()),

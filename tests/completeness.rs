@@ -1,0 +1,322 @@
+//! `seed check` on seeds that lack something: what it is, and the rule by which it should be there. Needs
+//! root, /dev/fuse and the test environment of `tests/nix`.
+//!
+//! Each test runs itself again in `tests/nix/run`: on a machine with Nix and the project's inputs.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod program;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use program::{Program, Run};
+use seed_format::StorePath;
+use seed_image::capture::{Captured, FlakeRequest, Nix, flake};
+use seed_image::pack::{Options, pack};
+use seed_image::seed::label;
+use seed_image::transport::Layout;
+
+const INSIDE: &str = "COMPLETENESS_INSIDE";
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
+}
+
+fn succeed(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Runs `test`, the body of the test `name`, on a machine with each of these versions of Nix.
+fn with_nix(versions: &[&str], name: &str, test: impl Fn(&Demo)) {
+    if std::env::var_os(INSIDE).is_some() {
+        return test(&Demo::new());
+    }
+    for version in versions {
+        let mut command = Command::new(script("nix/run"));
+        command.args(["--nix", version]).arg(std::env::current_exe().unwrap());
+        command.args(["--exact", name, "--nocapture"]).env(INSIDE, version);
+        assert!(command.status().unwrap().success(), "{name} with Nix {version}");
+    }
+}
+
+/// The demo project, its inputs locked, and the program.
+struct Demo {
+    program: Program,
+    dir: PathBuf,
+}
+
+impl Demo {
+    fn new() -> Self {
+        let program = Program::new();
+        let dir = program.home().join("sprout");
+        succeed(Command::new("cp").arg("-r").arg(script("project")).arg(&dir));
+        succeed(
+            Command::new("nix")
+                .args(["flake", "lock"])
+                .arg(format!("path:{}", dir.display()))
+                .env("XDG_CACHE_HOME", program.home().join("nix-cache")),
+        );
+        Self { program, dir }
+    }
+
+    fn edit(&self, from: &str, to: &str) {
+        let file = self.dir.join("flake.nix");
+        let text = fs::read_to_string(&file).unwrap();
+        assert_eq!(text.matches(from).count(), 1, "{from:?}");
+        fs::write(file, text.replace(from, to)).unwrap();
+    }
+
+    fn seed(&self, args: &[&str]) -> Run {
+        let mut command = self.program.command(args);
+        Run::of(command.current_dir(&self.dir))
+    }
+
+    fn capture(&self) -> Captured {
+        let request = FlakeRequest {
+            flake: format!("path:{}", self.dir.display()),
+            directory: self.dir.clone(),
+            attributes: Vec::new(),
+            system: "x86_64-linux".to_owned(),
+            store: None,
+            scratch: self.program.home().to_owned(),
+            derivations: true,
+        };
+        flake(&request, &Nix::find().unwrap(), &()).unwrap()
+    }
+
+    /// Packs what was captured, damaged, and gives its reference.
+    fn pack(&self, captured: &Captured, damage: Option<&Damage>) -> String {
+        let mut options = Options::new("x86_64-linux");
+        options.records = Some(self.program.home().join("records"));
+        options.labels = BTreeMap::from([
+            (label::TARGETS.to_owned(), serde_json::to_string(&captured.targets).unwrap()),
+            (label::NIX_VERSION.to_owned(), captured.nix_version.clone()),
+        ]);
+        let mut closure = captured.closure.clone();
+        match damage {
+            None => {}
+            Some(Damage::Removed(path)) => closure = closure.without(&BTreeSet::from([path.clone()])),
+            Some(Damage::Unregistered(path)) => {
+                options.unregistered.insert(path.clone());
+            }
+        }
+        let dir = self.program.home().join("seeds");
+        let packed = pack(&closure, &options, &Layout::new(&dir), None, &()).unwrap();
+        format!("oci:{}@{}", dir.display(), packed.digest)
+    }
+}
+
+/// What a seed lacks: a path with all that refers to it, or their rows in the database.
+#[derive(Debug)]
+enum Damage {
+    Removed(StorePath),
+    Unregistered(StorePath),
+}
+
+#[test]
+fn what_is_missing_is_named_with_its_rule() {
+    with_nix(&["2.8"], "what_is_missing_is_named_with_its_rule", |demo| {
+        let captured = demo.capture();
+        let whole = demo.pack(&captured, None);
+        let run = demo.seed(&["check", &whole, "--json"]).ended_with(0);
+        let done: BTreeSet<_> =
+            run.json().iter().map(|outcome| outcome["done"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(done, ["build", "develop", "run"].map(str::to_owned).into());
+
+        let find = |wanted: &dyn Fn(&StorePath) -> bool| {
+            captured.record.roots.keys().find(|path| wanted(path)).expect("such a path").clone()
+        };
+        let named = |name: &str| find(&|path| path.name().starts_with(name) && !path.is_derivation());
+        let is_package_set = |path: &StorePath| captured.closure.real_path(path).join("stdenv").is_dir();
+        let package_set = find(&|path| path.name() == "source" && is_package_set(path));
+        for (damage, rule) in [
+            (Damage::Removed(package_set), 1),
+            (Damage::Removed(named("bash-5")), 2),
+            (Damage::Removed(named("mawk")), 3),
+            (Damage::Removed(named("sprout-vendored")), 4),
+            (Damage::Removed(named("diffutils")), 5),
+            (Damage::Unregistered(named("bash-5")), 7),
+        ] {
+            let reference = demo.pack(&captured, Some(&damage));
+            let run = demo.seed(&["check", &reference, "--json"]).ended_with(1);
+            let (Damage::Removed(path) | Damage::Unregistered(path)) = &damage;
+            let start = format!("{path} is missing: it breaks ");
+            let names_it = |outcome: &serde_json::Value| {
+                let lines = outcome["missing"].as_array().unwrap().iter().map(|line| line.as_str().unwrap());
+                lines
+                    .filter(|line| line.starts_with(&start))
+                    .any(|line| line.contains(&format!("rule {rule} (")))
+            };
+            let outcomes = run.json();
+            let failed: Vec<_> = outcomes.iter().filter(|outcome| outcome["complete"] == false).collect();
+            assert!(
+                !failed.is_empty() && failed.iter().all(|outcome| names_it(outcome)),
+                "{damage:?}\n{}",
+                run.stdout
+            );
+            run.says("is not complete").says("seed pack --lock");
+        }
+    });
+}
+
+#[test]
+fn apps_are_tried_and_other_systems_are_not() {
+    with_nix(&["2.34"], "apps_are_tried_and_other_systems_are_not", |demo| {
+        let whole = demo.pack(&demo.capture(), None);
+        demo.edit("${sprout.bin}/bin/sprout", "${sprout.bin}/bin/none");
+        let run = demo.seed(&["check", &whole, "--json"]).ended_with(1);
+        for outcome in run.json() {
+            assert_eq!(outcome["complete"], outcome["done"] != "run", "{outcome}");
+        }
+        assert!(run.stdout.contains("bin/none is not there"), "{}", run.stdout);
+
+        let pack = ["pack", "--system", "aarch64-linux", "--attr", "packages.x86_64-linux.default"];
+        demo.seed(&[&pack[..], &["--to", "oci:other:main"]].concat())
+            .ended_with(0)
+            .says("the seed is not checked: it is for aarch64-linux, and this machine is x86_64-linux");
+    });
+}
+
+/// The builder reads what is only on the machine that packs: built again, it fails.
+#[test]
+fn content_addressed_outputs_are_known_and_not_built_again() {
+    let versions = ["2.8", "2.34"];
+    with_nix(&versions, "content_addressed_outputs_are_known_and_not_built_again", |demo| {
+        demo.edit(
+            "      sprout = pkgs.mkDerivation {",
+            r#"      measured = pkgs.runCommand "measured" {
+        __contentAddressed = true;
+        outputHashMode = "recursive";
+        outputHashAlgo = "sha256";
+      } "read -r word < /nix/var/inputs/words/words.txt; echo $word > $out";
+      sprout = pkgs.mkDerivation {"#,
+        );
+        demo.edit("doCheck = true;", "doCheck = true; inherit measured;");
+        let mut command = demo.program.command(["pack", "--to", "oci:seeds:main"]);
+        command.current_dir(&demo.dir).env("NIX_CONFIG", "extra-experimental-features = ca-derivations");
+        Run::of(&mut command).ended_with(0).says("check");
+    });
+}
+
+/// A repository is read inside as Nix reads it outside: the same derivations come of it.
+#[test]
+fn a_repository_is_the_same_inside() {
+    with_nix(&["2.8", "2.26", "2.34"], "a_repository_is_the_same_inside", |demo| {
+        demo.edit("src = self;", r#"src = self; REVISION = self.rev or "none";"#);
+        let git = |dir: &Path, args: &[&str]| {
+            let mut command = Command::new("git");
+            command
+                .args(["-c", "user.name=Test", "-c", "user.email=test@example.org", "-C"])
+                .arg(dir)
+                .args(args);
+            succeed(command.env("HOME", demo.program.home()));
+        };
+        git(&demo.dir, &["init", "--quiet", "--initial-branch=main"]);
+        git(&demo.dir, &["add", "."]);
+        git(&demo.dir, &["commit", "--quiet", "--message", "first"]);
+        let seeds = format!("oci:{}", demo.program.home().join("seeds").display());
+        let run = demo.seed(&["pack", "--to", &seeds]).ended_with(0);
+        let reference = run.stdout.trim().to_owned();
+
+        let outside = |dir: &Path| {
+            let mut command = Command::new("nix");
+            command.args(["eval", "--raw"]).arg(format!("git+file://{}#default.drvPath", dir.display()));
+            let output = command.env("HOME", demo.program.home()).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let inside = |dir: &Path| {
+            let mut command = demo.program.command(["build", "--no-link", "--json", "--seed", &reference]);
+            let run = Run::of(command.current_dir(dir)).ended_with(0);
+            run.json()[0]["targets"][0]["derivation"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(inside(&demo.dir), outside(&demo.dir), "a clean tree");
+
+        let shallow = demo.program.home().join("shallow");
+        let from = format!("file://{}", demo.dir.display());
+        git(demo.program.home(), &["clone", "--quiet", "--depth=1", &from, shallow.to_str().unwrap()]);
+        assert_eq!(inside(&shallow), outside(&demo.dir), "a shallow clone");
+
+        fs::write(demo.dir.join("VERSION"), "1.5.0\n").unwrap();
+        fs::write(demo.dir.join("untracked"), "no part of the source\n").unwrap();
+        assert_eq!(inside(&demo.dir), outside(&demo.dir), "a changed tree");
+
+        // Another user's: git must be told, and nothing else.
+        succeed(Command::new("chown").args(["-R", "1234:1234"]).arg(&demo.dir));
+        let build = ["build", "--no-link", "--seed", &reference];
+        demo.seed(&build).ended_with(1).says("another user owns it").says("safe.directory");
+        demo.program.write(".gitconfig", "[safe]\n\tdirectory = *\n");
+        assert_eq!(inside(&demo.dir), outside(&demo.dir), "another user's tree");
+        demo.seed(&["develop", "--seed", &reference, "--command", "true"]).ended_with(0);
+    });
+}
+
+#[test]
+fn plain_paths_can_bring_nix() {
+    with_nix(&["2.8"], "plain_paths_can_bring_nix", |demo| {
+        let captured = demo.capture();
+        demo.pack(&captured, None);
+        let bash = captured.closure.programs.shell.clone().expect("a shell").to_string();
+        let pack = ["pack", "--paths", &bash, "--to", "oci:tools:main"];
+        let run = demo.seed(&[&pack[..], &["--nix", "auto"]].concat()).ended_with(0);
+        let reference = run.stdout.trim().to_owned();
+        let run = demo.seed(&["run", &reference, "--", "nix", "--version"]).ended_with(0);
+        assert!(run.stdout.contains("2.8"), "{}", run.stdout);
+        demo.seed(&[&pack[..], &["--nix", &bash]].concat()).ended_with(1).says("has no program bin/nix");
+        demo.seed(&["pack", "--nix", "auto", "--to", "oci:tools:main"]).ended_with(2).says("--paths");
+    });
+}
+
+/// What a hash fixes is a store path like any other: Nix finds it there and asks no cache of fetched things.
+#[test]
+fn what_evaluation_fetches_by_hash_is_there() {
+    with_nix(&["2.8", "2.26", "2.34"], "what_evaluation_fetches_by_hash_is_there", |demo| {
+        let lock: serde_json::Value =
+            serde_json::from_slice(&fs::read(demo.dir.join("flake.lock")).unwrap()).unwrap();
+        let locked =
+            |input: &str, key: &str| lock["nodes"][input]["locked"][key].as_str().unwrap().to_owned();
+        let (package_set, greeting) = (locked("nixpkgs", "narHash"), locked("greeting", "narHash"));
+        let revision = locked("greeting", "rev");
+        // Nix 2.8 runs `git` whatever it has, and `seed pack` says that this will fail.
+        let repository = match std::env::var(INSIDE).unwrap().as_str() {
+            "2.8" => String::new(),
+            _ => format!(
+                r#"(builtins.fetchTree {{
+                  type = "git";
+                  url = "file:///nix/var/inputs/greeting";
+                  rev = "{revision}";
+                  narHash = "{greeting}";
+                }}).outPath"#
+            ),
+        };
+        let words =
+            Command::new("nix").args(["hash", "file", "/nix/var/inputs/words/words.txt"]).output().unwrap();
+        let words = String::from_utf8(words.stdout).unwrap();
+        demo.edit(
+            "src = self;",
+            &format!(
+                r#"src = self;
+        FETCHED = [
+          (builtins.fetchTarball {{
+            name = "other";
+            url = "file:///nix/var/inputs/nixpkgs.tar.gz";
+            sha256 = "{package_set}";
+          }})
+          (builtins.fetchurl {{ url = "file:///nix/var/inputs/words/words.txt"; sha256 = "{}"; }})
+          (builtins.fetchTree {{
+            type = "tarball";
+            url = "file:///nix/var/inputs/nixpkgs.tar.gz";
+            narHash = "{package_set}";
+          }}).outPath
+          {repository}
+        ];"#,
+                words.trim()
+            ),
+        );
+        demo.seed(&["pack", "--to", "oci:seeds:main"]).ended_with(0);
+    });
+}
