@@ -181,10 +181,11 @@ fn apps_are_tried_and_other_systems_are_not() {
     });
 }
 
-/// The builder reads what is only on the machine that packs: built again, it fails.
+/// The builder reads what is only on the machine that packs: built again, it fails. Not the app: Nix 2.8
+/// cannot build one output alone of what depends on such a derivation.
 #[test]
 fn content_addressed_outputs_are_known_and_not_built_again() {
-    let versions = ["2.8", "2.34"];
+    let versions = ["2.8"];
     with_nix(&versions, "content_addressed_outputs_are_known_and_not_built_again", |demo| {
         demo.edit(
             "      sprout = pkgs.mkDerivation {",
@@ -196,7 +197,8 @@ fn content_addressed_outputs_are_known_and_not_built_again() {
       sprout = pkgs.mkDerivation {"#,
         );
         demo.edit("doCheck = true;", "doCheck = true; inherit measured;");
-        let mut command = demo.program.command(["pack", "--to", "oci:seeds:main"]);
+        let attr = "packages.x86_64-linux.default";
+        let mut command = demo.program.command(["pack", "--attr", attr, "--to", "oci:seeds:main"]);
         command.current_dir(&demo.dir).env("NIX_CONFIG", "extra-experimental-features = ca-derivations");
         Run::of(&mut command).ended_with(0).says("check");
     });
