@@ -2,8 +2,10 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod checkout;
 pub(crate) mod registry;
 pub(crate) mod seeds;
+pub(crate) mod server;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
