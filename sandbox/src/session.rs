@@ -176,6 +176,7 @@ impl Sandbox {
     /// saw fail tells more.
     pub fn execute(&mut self, command: Command) -> Result<Exit, SandboxError> {
         let exit = self.execute_command(command);
+        self.link.running.store(false, Ordering::SeqCst);
         self.blame_index(exit)
     }
 
@@ -200,6 +201,8 @@ impl Sandbox {
         let execution = Execution { argv, directory: directory.into(), environment: variables, terminal };
         let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
         self.link.send(&Request::Execute(execution), &borrowed).map_err(SandboxError::Channel)?;
+        // From here on a signal reaches the command: it may act before its start is reported.
+        self.link.running.store(true, Ordering::SeqCst);
         // What reads the other ends must see their end when the command closes them.
         drop(descriptors);
 
@@ -213,9 +216,7 @@ impl Sandbox {
             }
             _ => return Err(unexpected()),
         };
-        self.link.running.store(true, Ordering::SeqCst);
         let ended = self.reply();
-        self.link.running.store(false, Ordering::SeqCst);
         if let Some(relay) = relay {
             relay.finish().map_err(SandboxError::Terminal)?;
         }
