@@ -208,14 +208,15 @@ fn failures_are_nixs(world: &World) {
     let link = world.path().join("result");
     let exports = vec![Destination::Links { link: link.clone(), copies: world.path().join("copies") }];
     let error = demo.build(exports).unwrap_err();
-    assert!(matches!(error, SandboxError::Nix { exit: Exit::Code(_), .. }), "{error:?}");
+    let SandboxError::Targets { attributes, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(attributes, &["packages.x86_64-linux.default"]);
     assert!(demo.log().contains("sprout.c"), "{}", demo.log());
     assert!(fs::symlink_metadata(link).is_err(), "nothing is exported");
 
     // Without its lock, the flake's inputs would have to be fetched. No lock is made, and nothing fetched.
     fs::remove_file(demo.workspace.join("flake.lock")).unwrap();
     let error = demo.build(Vec::new()).unwrap_err();
-    assert!(matches!(error, SandboxError::Nix { .. }), "{error:?}");
+    assert!(matches!(error, SandboxError::Targets { .. }), "{error:?}");
     assert!(!demo.workspace.join("flake.lock").exists());
 }
 
