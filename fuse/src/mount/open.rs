@@ -96,9 +96,12 @@ pub fn open_seed(
 ) -> Result<Arc<SeedFs>, OpenError> {
     bound_allocator();
     let outline = Outline::read(&*transport, digest)?;
+    tracing::debug!(%digest, "the manifest is here");
     let bytes = start_arrival(&transport, &outline, options)?;
     let seed = outline.complete(&*transport)?;
+    tracing::debug!(%digest, "the configuration is here");
     let index = Arc::new(SeedIndex::open(bytes, &seed)?);
+    tracing::debug!(%digest, "the index has begun to arrive");
 
     let counters = Arc::new(Counters::default());
     let store = StoreConfig {
@@ -148,7 +151,10 @@ fn start_arrival(
 fn complete_later(index: &Arc<SeedIndex>, fetcher: &Arc<Fetcher>) -> Result<(), OpenError> {
     let (index, fetcher) = (Arc::clone(index), Arc::downgrade(fetcher));
     spawn("index-check", move || match (index.whole(), fetcher.upgrade()) {
-        (Ok(_), Some(fetcher)) => fetcher.map_arrived(),
+        (Ok(_), Some(fetcher)) => {
+            tracing::debug!("all of the index is here");
+            fetcher.map_arrived();
+        }
         (Ok(_), None) => {}
         (Err(fault), _) => {
             tracing::error!(error = &fault as &dyn std::error::Error, "the index cannot be used")

@@ -25,6 +25,13 @@ use crate::transport::{Transport, TransportError};
 /// Bytes of a part: less is not worth a request.
 const PART: u64 = 128 << 10;
 
+/// Bytes of each of the first parts: what a server sends at once on a new connection. They make up the first
+/// frames, which a mount waits for.
+const FIRST_PART: u64 = 12 << 10;
+
+/// Parts that take the place of the first of the others.
+const FIRST_PARTS: u64 = PART.div_ceil(FIRST_PART);
+
 /// Most parts in flight: as many connections as a transport keeps open.
 const MAX_WORKERS: usize = 32;
 
@@ -183,6 +190,7 @@ impl<'a> Arrival<'a> {
             distrust(error);
             return Ok(false);
         }
+        tracing::debug!(index = %digest, frames = self.frames.len(), "the frames of the index are known");
         let _ = queue.frames.set(self.frames.clone());
         let mut here = BTreeSet::new();
         for (part, bytes) in parts {
@@ -193,6 +201,7 @@ impl<'a> Arrival<'a> {
                     return Ok(false);
                 }
             }
+            tracing::trace!(index = %digest, start = part.start, "a part of the index came");
             here.insert(Parts::number(part.start));
             for number in self.frames_in(&part) {
                 let complete = Parts::of(&self.frames[number].blob).all(|part| here.contains(&part));
@@ -249,8 +258,8 @@ struct Parts {
 
 impl Parts {
     fn new(size: u64) -> Self {
-        let left = (0..size.div_ceil(PART)).collect();
-        Self { size, left: Mutex::new(left), frames: OnceLock::new() }
+        let count = size.checked_sub(1).map_or(0, |last| Self::number(last) + 1);
+        Self { size, left: Mutex::new((0..count).collect()), frames: OnceLock::new() }
     }
 
     fn workers(&self) -> usize {
@@ -259,7 +268,12 @@ impl Parts {
 
     /// The part that has this byte.
     fn number(at: u64) -> u64 {
-        at / PART
+        if at < PART { at / FIRST_PART } else { FIRST_PARTS - 1 + at / PART }
+    }
+
+    /// Where a part begins.
+    fn start(number: u64) -> u64 {
+        if number < FIRST_PARTS { number * FIRST_PART } else { (number + 1 - FIRST_PARTS) * PART }
     }
 
     /// The parts that have bytes of this range, which is not empty.
@@ -274,7 +288,7 @@ impl Parts {
         let wanted = frame.and_then(|frame| left.range(Self::of(&frame.blob)).next().copied());
         let number = wanted.or_else(|| left.first().copied())?;
         left.remove(&number);
-        Some(number * PART..((number + 1) * PART).min(self.size))
+        Some(Self::start(number)..Self::start(number + 1).min(self.size))
     }
 
     fn stop(&self) {
@@ -344,11 +358,15 @@ mod tests {
 
     #[test]
     fn parts_cover_the_blob() {
-        for size in [0, 1, PART - 1, PART, PART + 1, 10 * PART, 10 * PART + 7] {
+        for size in [0, 1, FIRST_PART, PART - 1, PART, PART + 1, 10 * PART, 10 * PART + 7] {
             let queue = Parts::new(size);
             let parts: Vec<_> = std::iter::from_fn(|| queue.next(&Waits(None))).collect();
             assert_eq!(parts.iter().map(|part| part.end - part.start).sum::<u64>(), size);
             assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start), "{size}");
+            assert!(parts.iter().all(|part| part.start < part.end), "{size}");
+            for (number, part) in (0..).zip(&parts) {
+                assert_eq!((Parts::number(part.start), Parts::number(part.end - 1)), (number, number));
+            }
         }
         assert_eq!(Parts::new(1000 * PART).workers(), MAX_WORKERS);
     }
@@ -357,12 +375,13 @@ mod tests {
     fn what_is_waited_for_comes_first() {
         let queue = Parts::new(10 * PART);
         let frame = |blob| Frame::new(0..1, blob, Digest::of(b""));
-        queue.frames.set(vec![frame(0..PART), frame(5 * PART - 1..6 * PART + 1)]).unwrap();
-        let next = |wanted| queue.next(&Waits(wanted)).map(|part| part.start / PART);
+        queue.frames.set(vec![frame(0..FIRST_PART), frame(5 * PART - 1..6 * PART + 1)]).unwrap();
+        let next = |wanted| queue.next(&Waits(wanted)).map(|part| part.start);
         assert_eq!(next(None), Some(0));
-        assert_eq!([next(Some(1)), next(Some(1)), next(Some(1))], [Some(4), Some(5), Some(6)]);
-        assert_eq!(next(Some(1)), Some(1), "all of it is on its way");
-        assert_eq!(next(Some(7)), Some(2), "there is no such frame");
+        let waited = [next(Some(1)), next(Some(1)), next(Some(1))];
+        assert_eq!(waited, [Some(4 * PART), Some(5 * PART), Some(6 * PART)]);
+        assert_eq!(next(Some(1)), Some(FIRST_PART), "all of it is on its way");
+        assert_eq!(next(Some(7)), Some(2 * FIRST_PART), "there is no such frame");
         queue.stop();
         assert_eq!(next(None), None);
     }
