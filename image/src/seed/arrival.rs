@@ -12,7 +12,7 @@ use std::ops::{Range, RangeInclusive};
 use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
-use std::thread::{self, ScopedJoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use seed_format::toc::Located;
@@ -31,6 +31,10 @@ const FIRST_PART: u64 = 12 << 10;
 
 /// Parts that take the place of the first of the others.
 const FIRST_PARTS: u64 = PART.div_ceil(FIRST_PART);
+
+/// Parts in flight beside the table of contents, which hold the first frame: the link and the server are
+/// for these first. All others wait until the table of contents is there.
+const EARLY_WORKERS: usize = 3;
 
 /// Most parts in flight: as many connections as a transport keeps open.
 const MAX_WORKERS: usize = 32;
@@ -150,7 +154,7 @@ impl<'a> Arrival<'a> {
             let toc =
                 scope.spawn(move || transport.read_range(&layer.digest, toc, Instant::now() + DEADLINE));
             let (send, parts) = mpsc::channel();
-            for _ in 0..queue.workers() {
+            let work = |_| {
                 let (send, queue) = (send.clone(), &queue);
                 scope.spawn(move || {
                     while let Some(part) = queue.next(receiver) {
@@ -161,7 +165,11 @@ impl<'a> Arrival<'a> {
                         }
                     }
                 });
-            }
+            };
+            let workers = queue.workers();
+            (0..workers.min(EARLY_WORKERS)).for_each(work);
+            let toc = toc.join().unwrap_or_else(|panic| resume_unwind(panic));
+            (EARLY_WORKERS..workers).for_each(work);
             drop(send);
             let result = self.collect(transport, &queue, toc, &parts, receiver);
             queue.stop();
@@ -175,7 +183,7 @@ impl<'a> Arrival<'a> {
         &mut self,
         transport: &dyn Transport,
         queue: &Parts,
-        toc: ScopedJoinHandle<'_, Result<Vec<u8>, TransportError>>,
+        toc: Result<Vec<u8>, TransportError>,
         parts: &mpsc::Receiver<Part>,
         receiver: &dyn Receiver,
     ) -> Result<bool, SeedError> {
@@ -185,7 +193,6 @@ impl<'a> Arrival<'a> {
             tracing::warn!(index = %digest, error, "a part of the index is wrong or did not come");
             transport.distrust(&digest);
         };
-        let toc = toc.join().unwrap_or_else(|panic| resume_unwind(panic));
         if let Err(error) = toc.map_err(SeedError::from).and_then(|toc| self.expect(&toc, receiver)) {
             distrust(error);
             return Ok(false);
