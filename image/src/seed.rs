@@ -11,7 +11,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::str::FromStr;
 
-use seed_format::Digest;
+use seed_format::{Chunk, Digest};
 
 use crate::manifest::{Config, Descriptor, MAX_MANIFEST, Manifest, ManifestError, annotation};
 use crate::transport::{Transport, TransportError};
@@ -59,6 +59,18 @@ pub struct IndexPosition {
     pub len: u64,
     /// Bytes of the index.
     pub uncompressed_len: u64,
+}
+
+impl IndexPosition {
+    /// Where the file with these chunks lies; `None` for a file without bytes.
+    pub fn of(chunks: &[Chunk]) -> Option<Self> {
+        let (first, last) = (chunks.first()?, chunks.last()?);
+        Some(Self {
+            offset: first.blob_offset,
+            len: last.blob_offset + u64::from(last.blob_len) - first.blob_offset,
+            uncompressed_len: last.offset_in_file + u64::from(last.len),
+        })
+    }
 }
 
 /// The text is not three numbers that lie within their limits.

@@ -68,10 +68,7 @@ pub fn pack(
     }
     writer.file(Entry::regular(INDEX_PATH, index.len() as u64, false), index.as_slice()).unwrap();
     let (blob, layer) = writer.finish().unwrap();
-    let chunks = &layer.entries.last().unwrap().chunks;
-    let (first, last) = (&chunks[0], &chunks[chunks.len() - 1]);
-    let len = last.blob_offset + u64::from(last.blob_len) - first.blob_offset;
-    let place = IndexPosition { offset: first.blob_offset, len, uncompressed_len: index.len() as u64 };
+    let place = IndexPosition::of(&layer.entries.last().unwrap().chunks).unwrap();
     let mut index_layer = Descriptor::new(media_type::LAYER_ZSTD, layer.digest, layer.size);
     index_layer.annotations = layer.annotations;
     index_layer.annotations.insert(annotation::SEED_INDEX.to_owned(), place.to_string());

@@ -146,7 +146,7 @@ impl Workshop<'_> {
         let (file, mut layer) =
             self.write(write::INDEX_COMPRESSION, |out: &mut _| write::index_entries(out, index))?;
         self.put(&file, &layer)?;
-        let (key, position) = write::index_annotation(&layer, index);
+        let (key, position) = write::index_annotation(&layer);
         layer.annotations.insert(key, position);
         Ok(Made { role: Role::Index, paths: Vec::new(), layer, reused: false })
     }

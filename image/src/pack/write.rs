@@ -84,14 +84,9 @@ pub(super) fn index_entries(out: &mut Writer, index: &[u8]) -> Result<(), PackEr
 }
 
 /// Key and value of the annotation that says where in its layer the index lies.
-pub(super) fn index_annotation(layer: &Layer, index: &[u8]) -> (String, String) {
-    let chunks = layer.entries.last().map_or(&[][..], |entry| &entry.chunks);
-    let (Some(first), Some(last)) = (chunks.first(), chunks.last()) else {
-        unreachable!("the index has a superblock at least, and is the last entry")
-    };
-    let offset = first.blob_offset;
-    let len = last.blob_offset + u64::from(last.blob_len) - offset;
-    let position = IndexPosition { offset, len, uncompressed_len: index.len() as u64 };
+pub(super) fn index_annotation(layer: &Layer) -> (String, String) {
+    let position = layer.entries.last().and_then(|entry| IndexPosition::of(&entry.chunks));
+    let position = position.expect("the index has a superblock at least, and is the last entry");
     (annotation::SEED_INDEX.to_owned(), position.to_string())
 }
 

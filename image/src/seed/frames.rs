@@ -127,11 +127,7 @@ mod tests {
         let toc = &blob[usize::try_from(located.toc.offset).unwrap()..]
             [..usize::try_from(located.toc.len).unwrap()];
         let entries = Toc::read(toc, &located).unwrap().layer_entries(layer.size).unwrap();
-        let chunks = &entries.last().unwrap().chunks;
-        let (first, last) = (&chunks[0], &chunks[chunks.len() - 1]);
-        let len = last.blob_offset + u64::from(last.blob_len) - first.blob_offset;
-        let uncompressed_len = last.offset_in_file + u64::from(last.len);
-        IndexPosition { offset: first.blob_offset, len, uncompressed_len }
+        IndexPosition::of(&entries.last().unwrap().chunks).unwrap()
     }
 
     #[test]

@@ -27,10 +27,7 @@ fn with_index(place: &dyn Transport, index: &[u8]) -> (Vec<u8>, Vec<u8>) {
     }
     writer.file(Entry::regular(INDEX_PATH, index.len() as u64, false), index).unwrap();
     let (blob, layer) = writer.finish().unwrap();
-    let chunks = &layer.entries.last().unwrap().chunks;
-    let (first, last) = (&chunks[0], &chunks[chunks.len() - 1]);
-    let len = last.blob_offset + u64::from(last.blob_len) - first.blob_offset;
-    let position = IndexPosition { offset: first.blob_offset, len, uncompressed_len: index.len() as u64 };
+    let position = IndexPosition::of(&layer.entries.last().unwrap().chunks).unwrap();
 
     let (_, manifest) = put_image(place, std::slice::from_ref(&blob), None, None);
     let mut manifest = Manifest::parse(&manifest).unwrap();
