@@ -6,7 +6,7 @@ use super::MAX_TOC_LEN;
 use crate::Digest;
 
 /// The prefixes of the annotations' keys: the one of today, and the one that containers/storage had up to
-/// 1.43 (podman 4.3, skopeo 1.9). Both are written and read.
+/// 1.43 (podman 4.3, skopeo 1.9) and that stargz-snapshotter has. Both are written and read.
 pub const PREFIXES: [&str; 2] = ["io.github.containers.zstd-chunked.", "io.containers.zstd-chunked."];
 
 const CHECKSUM: &str = "manifest-checksum";
@@ -74,14 +74,17 @@ impl Located {
     }
 
     /// The annotations, with the keys of both prefixes.
+    ///
+    /// Those who know the older one alone know no tar-split data, and a mount waits for the manifest: it has
+    /// nothing that nobody reads.
     pub fn to_annotations(&self) -> BTreeMap<String, String> {
         let mut annotations = BTreeMap::new();
         for prefix in PREFIXES {
             annotations.insert(format!("{prefix}{CHECKSUM}"), self.digest.to_string());
             annotations.insert(format!("{prefix}{POSITION}"), format!("{}:{TYPE_CRFS}", self.toc));
-            if let Some(tar_split) = self.tar_split {
-                annotations.insert(format!("{prefix}{TAR_SPLIT}"), tar_split.to_string());
-            }
+        }
+        if let Some(tar_split) = self.tar_split {
+            annotations.insert(format!("{}{TAR_SPLIT}", PREFIXES[0]), tar_split.to_string());
         }
         annotations
     }
