@@ -50,6 +50,24 @@ fn mount_use_unmount() {
 }
 
 #[test]
+fn the_same_is_mounted_once_and_the_topmost_goes_first() {
+    in_private_namespace(|| {
+        let world = World::new();
+        let first = world.mount("mnt", &[]);
+        assert_eq!(world.mount("mnt", &[]).state, first.state);
+        let whole = world.mount("mnt", &["--root"]);
+        assert_ne!(whole.state, first.state);
+        assert!(world.path("mnt/nix/store").exists());
+        world.unmount("mnt");
+        assert!(!alive(whole.state.pid) && alive(first.state.pid));
+        assert!(world.path("mnt").join(NAME).exists());
+        world.unmount("mnt");
+        assert!(!alive(first.state.pid) && !is_mounted(&world.path("mnt")));
+        assert_eq!(state_files(), 0);
+    });
+}
+
+#[test]
 fn a_mount_in_use_stays_unless_it_is_forced() {
     in_private_namespace(|| {
         let world = World::new();

@@ -5,6 +5,7 @@
 mod support;
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Output};
 
 use rustix::mount::{MountFlags, mount, mount_bind};
@@ -84,6 +85,60 @@ fn a_line_of_fstab() {
         succeeded(&run(&world, &["mount", "--fstab", &fstab, &world.path("mnt").display().to_string()]));
         works_until_umount(&world);
     });
+}
+
+/// `mount --all` asks for every line, also where it was mounted before.
+#[test]
+fn all_of_fstab_again() {
+    in_private_namespace(|| {
+        let world = installed();
+        let (mnt, writable) = (world.path("mnt"), world.path("writable"));
+        fs::create_dir(&writable).unwrap();
+        let (reference, rw) = (world.reference(), world.path("rw"));
+        let line = |at: &Path, options: &str| {
+            format!("{reference} {} fuse.seed-mount _netdev,no_cache{options} 0 0\n", at.display())
+        };
+        let lines = line(&mnt, "") + &line(&writable, &format!(",writable={}", rw.display()));
+        fs::write(world.path("fstab"), lines).unwrap();
+        let all = || {
+            succeeded(&run(&world, &["mount", "--fstab", "fstab", "--all"]));
+            let servers: Vec<_> = world.statuses().into_iter().map(|status| status.state.pid).collect();
+            world.servers.borrow_mut().extend(&servers);
+            let table = fs::read_to_string("/proc/thread-self/mounts").unwrap();
+            (servers, table)
+        };
+        let first = all();
+        assert_eq!(first.0.len(), 2);
+        assert_eq!(all(), first);
+        succeeded(&run(&world, &["umount", "writable"]));
+        wait_until("the end of one", || state_files() < 6);
+        works_until_umount(&world);
+    });
+}
+
+/// systemd makes a mount unit of the line that docs/mount.md shows.
+#[test]
+fn a_line_of_fstab_is_a_unit() {
+    let docs = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/mount.md")).unwrap();
+    let line = docs.lines().find(|line| line.ends_with(" 0 0")).unwrap();
+    let world = tempfile::tempdir().unwrap();
+    fs::write(world.path().join("fstab"), line).unwrap();
+    fs::create_dir(world.path().join("units")).unwrap();
+    let command = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(world.path()).env("SYSTEMD_FSTAB", world.path().join("fstab"));
+        let output = command.output().unwrap();
+        succeeded(&output);
+        output
+    };
+    command("/usr/lib/systemd/system-generators/systemd-fstab-generator", &["units", "units", "units"]);
+    let unit = fs::read_to_string(world.path().join("units/nix-store.mount")).unwrap();
+    for setting in ["Where=/nix/store", "Type=fuse.seed-mount", "TimeoutSec=1min"] {
+        assert!(unit.lines().any(|line| line == setting), "{unit}");
+    }
+    assert!(world.path().join("units/remote-fs.target.wants/nix-store.mount").exists());
+    let said = command("systemd-analyze", &["verify", "units/nix-store.mount"]);
+    assert!(said.stderr.is_empty(), "{said:?}");
 }
 
 /// mount(8) runs `/sbin/mount.TYPE` with words of its own where that exists.

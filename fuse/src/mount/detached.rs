@@ -23,7 +23,9 @@ use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::runtime::{self, MountState, answer_status, namespace, prepare, start_time, write_state};
+use super::runtime::{
+    self, MountState, answer_status, namespace, prepare, shown_at, start_time, write_state,
+};
 use super::server::mount_as;
 use super::{
     Failure, MountError, Mounted, OpenError, OpenOptions as SeedOptions, SeedFs, open_seed, overlay,
@@ -131,8 +133,14 @@ pub struct Refused(pub String);
 pub type Judge<'a> = &'a dyn Fn(&Request, &Seed) -> Result<(), Refused>;
 
 /// Runs `program` with `arguments`, which must lead to [`run_detached`], and waits until its mount is ready.
+///
+/// A directory at which the same is mounted already stays as it is: `mount --all` asks for every line of
+/// fstab(5), again and again.
 pub fn start_detached(program: &Path, arguments: &[&OsStr], request: &Request) -> Result<Ready, MountError> {
     prepare(&request.runtime)?;
+    if let Some(state) = standing(request)? {
+        return Ok(Ready { state, took: Duration::ZERO, bytes_fetched: 0 });
+    }
     let log = request.runtime.join(format!("{}.log", new_id()));
     let mut open = OpenOptions::new();
     let log_file = open.create(true).append(true).mode(0o600).open(&log);
@@ -167,6 +175,17 @@ pub fn start_detached(program: &Path, arguments: &[&OsStr], request: &Request) -
             Err(MountError::Died { log })
         }
     }
+}
+
+/// The live mount that is what is asked for, if there is one.
+fn standing(request: &Request) -> Result<Option<MountState>, MountError> {
+    let failed = |source| MountError::Directory { directory: request.directory.clone(), source };
+    let directory = request.directory.canonicalize().map_err(failed)?;
+    let shown = shown_at(&request.runtime, &directory)?;
+    Ok(shown.filter(|state| {
+        (&state.reference, &state.subtree, &state.writable)
+            == (&request.reference, &request.subtree, &request.writable)
+    }))
 }
 
 /// The server process: mounts what its standard input says, if `judge` allows it, and serves it until it is

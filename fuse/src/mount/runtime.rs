@@ -177,11 +177,25 @@ fn ours(place: &Path, id: &str) -> Result<Vec<MountLine>, MountError> {
     Ok(here.take_while(|mount| mount.source == id).collect())
 }
 
+/// The live mount that shows at `directory`: of several that lie there, the topmost.
+pub(super) fn shown_at(runtime: &Path, directory: &Path) -> Result<Option<MountState>, MountError> {
+    for state in mounts(runtime)? {
+        if state.directory == directory && is_alive(&state) && !ours(directory, &state.id)?.is_empty() {
+            return Ok(Some(state));
+        }
+    }
+    Ok(None)
+}
+
 /// Takes the mount at `directory` away and waits until its server has ended. With `lazy`, even if it is in
 /// use: then the server goes on for those who use it, and this does not wait.
 pub fn unmount(runtime: &Path, directory: &Path, lazy: bool) -> Result<(), MountError> {
     let wanted = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
-    let state = mounts(runtime)?.into_iter().find(|state| state.directory == wanted);
+    // Nothing shows of a mount that lies below that of somebody else.
+    let state = match shown_at(runtime, &wanted)? {
+        Some(state) => Some(state),
+        None => mounts(runtime)?.into_iter().find(|state| state.directory == wanted),
+    };
     let state = state.ok_or_else(|| MountError::NotMounted(directory.to_owned()))?;
     let pid = Pid::from_raw(state.pid).filter(|_| is_alive(&state));
     let server = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
