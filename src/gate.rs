@@ -101,17 +101,17 @@ impl Located {
     }
 }
 
-/// Finds a seed, has `open` open it, gathers what there is to know of it, and has the policy judge it.
+/// Finds a seed in its place, has `open` open it, gathers what there is to know of it, and has the policy judge it.
 pub(crate) fn admit<S: Opened>(
     session: &Session<'_>,
     judge: &Judge,
+    transport: Arc<dyn Transport>,
     reference: &Reference,
     origin: Origin,
     project: Option<&Project>,
     open: impl FnOnce(Arc<dyn Transport>, &Digest) -> Result<S> + Send,
 ) -> Result<Admitted<S>> {
     let began = Instant::now();
-    let transport = session.open(&reference.location)?;
     let resolved = session.resolve(transport.as_ref(), reference)?;
     let digest = resolved.digest.ok_or_else(|| failed(format!("{resolved} names no digest")))?;
     let resolve = began.elapsed();
@@ -139,9 +139,14 @@ pub(crate) fn judge_opened(
     reference: &Reference,
     seed: &Seed,
 ) -> Result<Approved> {
-    let transport = session.open(&reference.location)?;
+    let transport = session.open_remembered(&reference.location)?;
     let statements = statements(transport.as_ref(), &seed.digest, None)?;
     session.judge(judge, &evidence(pin(reference, Origin::Written, judge), seed, statements, None)?)
+}
+
+/// Asks for a seed's statements, so that a transport which remembers has them the next time.
+pub(crate) fn keep_statements(transport: &dyn Transport, seed: &Digest) -> Result<()> {
+    statements(transport, seed, None).map(drop)
 }
 
 fn statements(transport: &dyn Transport, seed: &Digest, project: Option<&Project>) -> Result<Vec<Found>> {

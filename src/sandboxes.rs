@@ -23,7 +23,8 @@ pub(crate) fn admit(
     project: Option<&Project>,
 ) -> Result<Admitted<Arc<SeedFs>>> {
     let options = session.open_options();
-    gate::admit(session, judge, reference, origin, project, move |transport, digest| {
+    let transport = session.open_remembered(&reference.location)?;
+    gate::admit(session, judge, transport, reference, origin, project, move |transport, digest| {
         Ok(open_seed(transport, digest, &options)?)
     })
 }

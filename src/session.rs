@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use seed_fuse::mount::{self, OpenOptions, Request};
 use seed_image::reference::{Location, Reference};
-use seed_image::transport::{self, Transport, TransportOptions};
+use seed_image::transport::{self, Transport, TransportOptions, remembered};
 use seed_policy::{Approved, Evidence, Policy, decide};
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +65,11 @@ impl<'a> Session<'a> {
         Ok(transport::open(location, &self.transport_options())?)
     }
 
+    /// Opens a place to use a seed of it: what was pulled or used before is taken from the cache.
+    pub(crate) fn open_remembered(&self, location: &Location) -> Result<Arc<dyn Transport>> {
+        Ok(transport::open_remembered(location, &self.transport_options(), &self.config.cache.dir)?)
+    }
+
     /// Where the state of live mounts is kept.
     pub(crate) fn runtime(&self) -> PathBuf {
         self.config.runtime.dir.clone().unwrap_or_else(mount::runtime_directory)
@@ -83,6 +88,12 @@ impl<'a> Session<'a> {
     /// The part of the cache that holds the indexes of seeds that were mounted.
     pub(crate) fn index_cache(&self) -> PathBuf {
         self.config.cache.dir.join("index")
+    }
+
+    /// The parts of the cache that hold what registries said of seeds that were used.
+    pub(crate) fn document_caches(&self) -> [PathBuf; 2] {
+        let cache = &self.config.cache.dir;
+        [remembered::documents(cache), remembered::lists(cache)]
     }
 
     /// How a seed is opened in this process.

@@ -398,6 +398,18 @@ impl Manifest {
 }
 
 impl Index {
+    /// An index that names these manifests and says nothing else.
+    pub fn of(manifests: Vec<Descriptor>) -> Self {
+        Self {
+            schema_version: 2,
+            media_type: Some(media_type::INDEX.into()),
+            artifact_type: None,
+            manifests,
+            subject: None,
+            annotations: BTreeMap::new(),
+        }
+    }
+
     /// Reads an index.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         let what = "index";

@@ -10,12 +10,13 @@ pub mod error;
 pub mod layout;
 pub mod options;
 pub mod registry;
+pub mod remembered;
 mod verified;
 
 use std::fmt;
 use std::io::Read;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,6 +28,7 @@ pub use self::error::TransportError;
 pub use self::layout::Layout;
 pub use self::options::TransportOptions;
 pub use self::registry::Registry;
+pub use self::remembered::Remembered;
 use crate::manifest::{Descriptor, ManifestKind};
 use crate::reference::{Location, Reference};
 
@@ -105,6 +107,9 @@ pub trait Transport: Send + Sync + fmt::Debug {
         Ok(None)
     }
 
+    /// Waits until what is kept of what came is on its way to the disk.
+    fn settle(&self) {}
+
     /// What was transferred so far.
     fn counters(&self) -> Counters {
         Counters::default()
@@ -158,5 +163,19 @@ pub fn open(location: &Location, options: &TransportOptions) -> Result<Arc<dyn T
     Ok(match location {
         Location::Layout(directory) => Arc::new(Layout::new(directory)),
         Location::Registry { host, repository } => Arc::new(Registry::new(host, repository, options)?),
+    })
+}
+
+/// Opens a place as [`open`] does. What is small and comes from a registry is kept in `cache`, and taken from
+/// there: see [`remembered`].
+pub fn open_remembered(
+    location: &Location,
+    options: &TransportOptions,
+    cache: &Path,
+) -> Result<Arc<dyn Transport>, TransportError> {
+    let place = open(location, options)?;
+    Ok(match location {
+        Location::Layout(_) => place,
+        Location::Registry { .. } => Arc::new(Remembered::new(place, cache)),
     })
 }

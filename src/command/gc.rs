@@ -18,7 +18,7 @@ use crate::session::Session;
 /// Bound the cache, and take away what dead mounts and builds have left
 ///
 /// The chunks that were used longest ago go first. Live mounts fetch again what they still need. Records of
-/// packed layers and indexes of mounted seeds go when they were not used for long.
+/// packed layers, and indexes and manifests of mounted seeds, go when they were not used for long.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -28,10 +28,10 @@ pub(crate) struct Args {
     /// Bound the chunks to this size, not to the configured one
     #[arg(long, value_name = "SIZE")]
     size: Option<ByteSize>,
-    /// Remove records and indexes that were not used for so many days, not for the configured number
+    /// Remove records, indexes and manifests that were not used for so many days, not for the configured number
     #[arg(long, value_name = "DAYS")]
     records_days: Option<u32>,
-    /// Bound the records, and the indexes, to this size, not to the configured one
+    /// Bound the records, the indexes and the manifests, each, to this size, not to the configured one
     #[arg(long, value_name = "SIZE")]
     records_size: Option<ByteSize>,
 }
@@ -63,7 +63,8 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
     let cache = &session.config.cache;
     let limit = args.records_size.unwrap_or(cache.records_size).bytes();
     let age = Duration::from_secs(24 * 3600) * args.records_days.unwrap_or(cache.records_days);
-    for directory in [session.pack_records(), session.index_cache()] {
+    let [documents, lists] = session.document_caches();
+    for directory in [session.pack_records(), session.index_cache(), documents, lists] {
         let Pruned { removed, freed, left } =
             prune(&directory, limit, age).context(|| format!("cannot clean {}", directory.display()))?;
         session.printer.data(&Collected { directory, removed, freed, left })?;

@@ -1,6 +1,7 @@
 //! `seed pull`.
 
 use std::fmt;
+use std::sync::Arc;
 
 use seed_format::Digest;
 use seed_fuse::mount::open_seed;
@@ -8,6 +9,7 @@ use seed_image::reference::Reference;
 use serde::Serialize;
 
 use crate::error::{Result, ResultExt, failed};
+use crate::gate;
 use crate::printer::bytes;
 use crate::session::Session;
 
@@ -40,12 +42,20 @@ struct Pulled {
 }
 
 pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
-    let transport = session.open(&args.seed.location)?;
+    let transport = session.open_remembered(&args.seed.location)?;
     let reference = session.resolve(transport.as_ref(), &args.seed)?;
     let digest = reference.digest.ok_or_else(|| failed(format!("{reference} names no digest")))?;
-    let fs = open_seed(transport, &digest, &session.open_options())
+    let fs = open_seed(Arc::clone(&transport), &digest, &session.open_options())
         .context(|| format!("cannot open the seed {reference}"))?;
 
+    let (needed, limit) = (fs.index().virtual_size().ok(), session.config.cache.size.bytes());
+    if let Some(needed) = needed.filter(|needed| *needed > limit) {
+        session.printer.warn(format_args!(
+            "the cache keeps {} (cache.size), the seed has {}: not all of it will be here",
+            bytes(limit),
+            bytes(needed)
+        ));
+    }
     let index = fs.index().whole().context(|| format!("cannot read the index of {reference}"))?;
     let chunks = index.chunk_count();
     let total = index.layers().iter().map(|layer| layer.size).sum();
@@ -57,7 +67,10 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
         fs.fetcher().get(begin..end).context(|| format!("cannot fetch all of {reference}"))?;
         phase.set_done(fs.stats().bytes_fetched);
     }
-    fs.fetcher().settle();
+    fs.settle();
+    // Whoever uses the seed later asks for its statements.
+    gate::keep_statements(transport.as_ref(), &digest)?;
+    transport.settle();
     let took = phase.end();
     let stats = fs.stats();
     session.printer.data(&Pulled {

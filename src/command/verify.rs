@@ -51,7 +51,10 @@ struct Verdict {
 }
 
 pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
-    let admitted = gate::admit(session, &args.judge, &args.seed, Origin::Written, None, gate::manifest_only)?;
+    // What its place has now is verified, not what the cache remembers of it.
+    let place = session.open(&args.seed.location)?;
+    let open = gate::manifest_only;
+    let admitted = gate::admit(session, &args.judge, place, &args.seed, Origin::Written, None, open)?;
     let (located, approved) = admitted.into_located();
     let index = located.index()?;
     let summary = index.check().context(|| format!("the index of {} is malformed", located.reference))?;

@@ -350,7 +350,11 @@ fn open(request: &Request) -> Result<Arc<SeedFs>, MountError> {
     if request.ca_file.is_some() {
         options.ca_file.clone_from(&request.ca_file);
     }
-    let transport = transport::open(&reference.location, &options).map_err(OpenError::Place)?;
+    let transport = match &request.cache {
+        Some(cache) => transport::open_remembered(&reference.location, &options, cache),
+        None => transport::open(&reference.location, &options),
+    };
+    let transport = transport.map_err(OpenError::Place)?;
     let digest = match reference.digest {
         Some(digest) => digest,
         None => transport::resolve(&*transport, &reference).map_err(OpenError::Place)?.digest,

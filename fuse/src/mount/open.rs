@@ -2,8 +2,8 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::thread;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 
 use seed_format::Digest;
 use seed_image::seed::{Outline, Seed, SeedError};
@@ -80,6 +80,8 @@ pub struct SeedFs {
     index: Arc<SeedIndex>,
     fetcher: Arc<Fetcher>,
     counters: Arc<Counters>,
+    /// The thread that brings the index, until somebody waited for it.
+    arrival: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Opens the seed with this manifest digest: the manifest, then the configuration and the beginning of the
@@ -97,7 +99,7 @@ pub fn open_seed(
     bound_allocator();
     let outline = Outline::read(&*transport, digest)?;
     tracing::debug!(%digest, "the manifest is here");
-    let bytes = start_arrival(&transport, &outline, options)?;
+    let (bytes, arrival) = start_arrival(&transport, &outline, options)?;
     let seed = outline.complete(&*transport)?;
     tracing::debug!(%digest, "the configuration is here");
     let index = Arc::new(SeedIndex::open(bytes, &seed)?);
@@ -129,7 +131,7 @@ pub fn open_seed(
     )?;
     let fetcher = Arc::new(fetcher);
     complete_later(&index, &fetcher)?;
-    Ok(Arc::new(SeedFs { seed, index, fetcher, counters }))
+    Ok(Arc::new(SeedFs { seed, index, fetcher, counters, arrival: Mutex::new(Some(arrival)) }))
 }
 
 /// Begins to fetch the index, in a thread of its own.
@@ -137,14 +139,14 @@ fn start_arrival(
     transport: &Arc<dyn Transport>,
     outline: &Outline,
     options: &OpenOptions,
-) -> Result<Arriving, OpenError> {
+) -> Result<(Arriving, JoinHandle<()>), OpenError> {
     let kept =
         options.cache.as_ref().map(|cache| cache.join("index").join(outline.index_layer().digest.hex()));
     let len = usize::try_from(outline.index_len()).expect("at most MAX_INDEX_LEN");
     let arriving = Arriving::new(len, options.fetch.read_deadline);
     let (transport, outline, bytes) = (Arc::clone(transport), outline.clone(), arriving.clone());
-    spawn("index", move || bytes.end(outline.receive_index(&*transport, kept.as_deref(), &bytes).err()))?;
-    Ok(arriving)
+    let receive = move || bytes.end(outline.receive_index(&*transport, kept.as_deref(), &bytes).err());
+    Ok((arriving, spawn("index", receive)?))
 }
 
 /// Checks the index once all of it is here, and begins with what needs all of it.
@@ -160,10 +162,11 @@ fn complete_later(index: &Arc<SeedIndex>, fetcher: &Arc<Fetcher>) -> Result<(), 
             tracing::error!(error = &fault as &dyn std::error::Error, "the index cannot be used")
         }
     })
+    .map(drop)
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), OpenError> {
-    thread::Builder::new().name(name.to_owned()).spawn(run).map(drop).map_err(OpenError::Thread)
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenError> {
+    thread::Builder::new().name(name.to_owned()).spawn(run).map_err(OpenError::Thread)
 }
 
 impl SeedFs {
@@ -185,6 +188,16 @@ impl SeedFs {
     /// The fetcher, for those who know what will be read.
     pub fn fetcher(&self) -> &Fetcher {
         &self.fetcher
+    }
+
+    /// Waits until what has come of chunks and index is in the cache, as far as it can be.
+    pub fn settle(&self) {
+        let arrival = self.arrival.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(arrival) = arrival {
+            // A panic there has been reported; what it brought is not used.
+            let _ = arrival.join();
+        }
+        self.fetcher.settle();
     }
 
     /// The counters since the seed was opened.

@@ -191,6 +191,11 @@ impl TransportError {
         matches!(self, Self::NotFound { .. })
     }
 
+    /// Whether the registry cannot be reached, or does not work at the moment.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Http { source, .. } if source.is_unreachable() || source.is_passing())
+    }
+
     /// Whether the registry refused access.
     pub fn is_denied(&self) -> bool {
         matches!(self, Self::Http { source, .. } if source.is_denied())

@@ -114,7 +114,8 @@ impl Registry {
         let entry = self.referrer(bytes, kind)?;
         let deadline = self.deadline();
         for attempt in 0..=MAX_REWRITES {
-            let mut list = self.fallback_list(endpoint, subject, deadline)?.unwrap_or_else(empty_list);
+            let mut list =
+                self.fallback_list(endpoint, subject, deadline)?.unwrap_or_else(|| Index::of(Vec::new()));
             if list.manifests.iter().any(|listed| listed.digest == entry.digest) {
                 return Ok(());
             }
@@ -145,17 +146,6 @@ impl Registry {
             ManifestKind::Index(index) => (index.artifact_type, index.annotations),
         };
         Ok(Descriptor { artifact_type, annotations, ..Descriptor::new(kind, digest, bytes.len() as u64) })
-    }
-}
-
-fn empty_list() -> Index {
-    Index {
-        schema_version: 2,
-        media_type: Some(media_type::INDEX.into()),
-        artifact_type: None,
-        manifests: Vec::new(),
-        subject: None,
-        annotations: Default::default(),
     }
 }
 

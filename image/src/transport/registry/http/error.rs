@@ -168,7 +168,7 @@ impl HttpError {
     }
 
     /// Whether the server could not be reached or did not answer at all.
-    pub(in crate::transport::registry) fn is_unreachable(&self) -> bool {
+    pub(in crate::transport) fn is_unreachable(&self) -> bool {
         matches!(
             self,
             Self::Connection(_) | Self::UnknownHost | Self::Stalled | Self::Deadline | Self::Tls(_)

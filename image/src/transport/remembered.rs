@@ -1,0 +1,265 @@
+//! A registry whose small documents are kept on disk, so that a seed that is here needs it no more.
+//!
+//! Manifests, and blobs that are no larger than one (configurations, statements), are kept by their digest and
+//! hashed on every load: what the disk did to them, or who else wrote there, costs a request and nothing else.
+//! They are not synced to disk for the same reason. What a tag names is never kept.
+
+use std::fs::{self, File};
+use std::io::{self, Cursor, Read};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use seed_format::Digest;
+
+use super::{BlobContent, Counters, Transport, TransportError};
+use crate::kept;
+use crate::manifest::{Descriptor, Index, MAX_MANIFEST};
+use crate::reference::Location;
+
+/// Largest document, in bytes.
+const MAX_DOCUMENT: u64 = MAX_MANIFEST as u64;
+
+/// How long a registry may take to list referrers, where a list of before is kept.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where documents are kept in a cache: files that are named by their digest.
+pub fn documents(cache: &Path) -> PathBuf {
+    cache.join("documents")
+}
+
+/// Where lists of referrers are kept in a cache: files that are named by the digest of the subject.
+pub fn lists(cache: &Path) -> PathBuf {
+    cache.join("referrers")
+}
+
+/// A place, and what of it is kept in a cache.
+#[derive(Debug)]
+pub struct Remembered {
+    place: Arc<dyn Transport>,
+    documents: PathBuf,
+    lists: PathBuf,
+    /// Threads that write: nobody waits for the disk.
+    writers: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Remembered {
+    /// Keeps what comes from `place` in `cache`, a directory, which is made when it is needed.
+    pub fn new(place: Arc<dyn Transport>, cache: &Path) -> Self {
+        let writers = Mutex::default();
+        Self { place, documents: documents(cache), lists: lists(cache), writers }
+    }
+
+    fn document(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let file = self.documents.join(digest.hex());
+        let bytes = load(&file)?;
+        if Digest::of(&bytes) == *digest {
+            kept::used(&file);
+            return Some(bytes);
+        }
+        tracing::warn!(file = %file.display(), "a cached document is wrong: it is fetched again");
+        None
+    }
+
+    fn keep(&self, file: PathBuf, bytes: Vec<u8>) {
+        let write = move || {
+            if let Err(error) = write(&file, &bytes) {
+                tracing::warn!(file = %file.display(), %error, "a document cannot be cached");
+            }
+        };
+        match thread::Builder::new().name("remember".into()).spawn(write) {
+            Ok(writer) => self.writers().push(writer),
+            Err(error) => tracing::warn!(%error, "a document cannot be cached"),
+        }
+    }
+
+    fn writers(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.writers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The list that is kept. It has no digest to check, as the registry's has not: it is a hint, and the
+    /// manifests that it names have digests.
+    fn kept_list(&self, subject: &Digest) -> Option<Vec<Descriptor>> {
+        let file = self.lists.join(subject.hex());
+        let list = Index::parse(&load(&file)?).ok()?;
+        kept::used(&file);
+        Some(list.manifests)
+    }
+
+    /// The registry's list, if it comes in time.
+    fn list_in_time(&self, subject: &Digest) -> Option<Result<Vec<Descriptor>, TransportError>> {
+        let (send, receive) = mpsc::channel();
+        let (place, subject) = (Arc::clone(&self.place), *subject);
+        let ask = move || drop(send.send(place.referrers(&subject)));
+        thread::Builder::new().name("referrers".into()).spawn(ask).ok()?;
+        receive.recv_timeout(PATIENCE).ok()
+    }
+}
+
+impl Transport for Remembered {
+    fn location(&self) -> &Location {
+        self.place.location()
+    }
+
+    fn resolve(&self, tag: &str) -> Result<Descriptor, TransportError> {
+        self.place.resolve(tag)
+    }
+
+    fn resolve_default(&self) -> Result<Descriptor, TransportError> {
+        self.place.resolve_default()
+    }
+
+    fn manifest(&self, digest: &Digest) -> Result<Vec<u8>, TransportError> {
+        if let Some(bytes) = self.document(digest) {
+            return Ok(bytes);
+        }
+        let bytes = self.place.manifest(digest)?;
+        self.keep(self.documents.join(digest.hex()), bytes.clone());
+        Ok(bytes)
+    }
+
+    fn read_range(
+        &self,
+        blob: &Digest,
+        range: Range<u64>,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, TransportError> {
+        self.place.read_range(blob, range, deadline)
+    }
+
+    fn blob(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send + '_>, TransportError> {
+        let Descriptor { digest, size, .. } = descriptor;
+        if *size > MAX_DOCUMENT {
+            return self.place.blob(descriptor);
+        }
+        if let Some(bytes) = self.document(digest).filter(|bytes| bytes.len() as u64 == *size) {
+            return Ok(Box::new(Cursor::new(bytes)));
+        }
+        Ok(Box::new(Learned {
+            of: self,
+            digest: *digest,
+            stream: Some(self.place.blob(descriptor)?),
+            seen: Vec::new(),
+        }))
+    }
+
+    fn has_blob(&self, descriptor: &Descriptor) -> Result<bool, TransportError> {
+        self.place.has_blob(descriptor)
+    }
+
+    fn put_blob(&self, descriptor: &Descriptor, content: &mut dyn BlobContent) -> Result<(), TransportError> {
+        self.place.put_blob(descriptor, content)
+    }
+
+    fn mount_blob(&self, descriptor: &Descriptor, from: &Location) -> Result<bool, TransportError> {
+        self.place.mount_blob(descriptor, from)
+    }
+
+    fn put_manifest(
+        &self,
+        bytes: &[u8],
+        media_type: &str,
+        tag: Option<&str>,
+    ) -> Result<Digest, TransportError> {
+        self.place.put_manifest(bytes, media_type, tag)
+    }
+
+    /// What the registry says now. Only where it cannot be asked, what it said the last time.
+    fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, TransportError> {
+        let Some(before) = self.kept_list(subject) else {
+            let list = self.place.referrers(subject)?;
+            self.keep(self.lists.join(subject.hex()), Index::of(list.clone()).to_bytes());
+            return Ok(list);
+        };
+        let error = match self.list_in_time(subject) {
+            Some(Ok(list)) => {
+                if list != before {
+                    self.keep(self.lists.join(subject.hex()), Index::of(list.clone()).to_bytes());
+                }
+                return Ok(list);
+            }
+            Some(Err(error)) if !error.is_unavailable() => return Err(error),
+            Some(Err(error)) => error.to_string(),
+            None => format!("no answer for {} s", PATIENCE.as_secs()),
+        };
+        tracing::warn!(place = %self.location(), error, "the registry cannot be asked what refers to the seed: what it said before counts");
+        Ok(before)
+    }
+
+    fn distrust(&self, blob: &Digest) -> bool {
+        self.place.distrust(blob)
+    }
+
+    fn blob_path(&self, digest: &Digest) -> Option<PathBuf> {
+        self.place.blob_path(digest)
+    }
+
+    fn staging(&self) -> Result<Option<PathBuf>, TransportError> {
+        self.place.staging()
+    }
+
+    fn counters(&self) -> Counters {
+        self.place.counters()
+    }
+
+    fn settle(&self) {
+        let writers = std::mem::take(&mut *self.writers());
+        writers.into_iter().for_each(|writer| drop(writer.join()));
+    }
+}
+
+impl Drop for Remembered {
+    fn drop(&mut self) {
+        self.settle();
+    }
+}
+
+/// A document on its way: kept when all of it has come.
+struct Learned<'a> {
+    of: &'a Remembered,
+    digest: Digest,
+    /// `None` when it has ended.
+    stream: Option<Box<dyn Read + Send + 'a>>,
+    seen: Vec<u8>,
+}
+
+impl Read for Learned<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(stream) = &mut self.stream else { return Ok(0) };
+        let got = stream.read(buffer)?;
+        self.seen.extend_from_slice(&buffer[..got]);
+        if got == 0 && !buffer.is_empty() {
+            self.stream = None;
+            // Whoever gave the stream has checked it. Once more costs little, and a file under a wrong name is
+            // never written.
+            let seen = std::mem::take(&mut self.seen);
+            if Digest::of(&seen) == self.digest {
+                self.of.keep(self.of.documents.join(self.digest.hex()), seen);
+            }
+        }
+        Ok(got)
+    }
+}
+
+/// A small file; `None` if there is none that can be read.
+fn load(file: &Path) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(file).ok()?.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).ok()?;
+    (bytes.len() as u64 <= MAX_DOCUMENT).then_some(bytes)
+}
+
+/// Writes the bytes beside the name and renames them, so that nobody reads half of them.
+fn write(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    fs::create_dir_all(file.parent().unwrap_or(Path::new("/")))?;
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let unfinished = file.with_extension(format!("{}-{number}.tmp", std::process::id()));
+    let written = fs::write(&unfinished, bytes).and_then(|()| fs::rename(&unfinished, file));
+    if written.is_err() {
+        let _ = fs::remove_file(&unfinished);
+    }
+    written
+}
