@@ -23,6 +23,7 @@ use seed_fuse::fetch;
 use seed_fuse::mount::{Mounted, OpenOptions, mount, open_seed};
 use seed_image::reference::Reference;
 use seed_image::transport::{self, TransportOptions};
+use support::noise::noise;
 use support::{Seed, in_private_namespace, pack};
 
 const PATH: &str = "00000000000000000000000000000000-lied-about";
@@ -189,15 +190,9 @@ impl Uses {
     }
 }
 
-/// Of each file other bytes, which do not compress away.
+/// Of each file other bytes.
 fn content(n: usize) -> Vec<u8> {
-    let mut state = n as u64 + 1;
-    (0..5000 + n)
-        .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            state.to_be_bytes()[0]
-        })
-        .collect()
+    noise(n as u64, 5000 + n)
 }
 
 fn read(at: &Path, n: usize) -> io::Result<Vec<u8>> {

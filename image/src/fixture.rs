@@ -1,5 +1,10 @@
 //! Closures for tests.
 
+#[path = "../tests/data/index_layer.rs"]
+mod index_layer;
+#[path = "../tests/data/noise.rs"]
+mod noise;
+
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::os::unix::ffi::OsStrExt;
@@ -11,6 +16,9 @@ use seed_format::{StorePath, layer};
 use crate::closure::{Closure, PathInfo, Programs};
 use crate::pack::Options;
 use crate::tree;
+
+pub(crate) use index_layer::index_layer;
+use noise::noise;
 
 /// Files of one store path, written by a test.
 pub(crate) type Fill<'a> = &'a dyn Fn(&Path);
@@ -47,12 +55,6 @@ pub(crate) fn make_executable(path: &Path) {
     fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Bytes that do not compress and that no two seeds share.
-pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
-    let mut random = fastrand::Rng::with_seed(seed);
-    std::iter::repeat_with(|| random.u8(..)).take(len).collect()
-}
-
 /// A small closure with every shape that a store may have.
 pub(crate) fn shapes(real_store: &Path) -> Closure {
     let chunk = usize::try_from(layer::Options::default().chunk_size).unwrap();
@@ -71,7 +73,7 @@ pub(crate) fn shapes(real_store: &Path) -> Closure {
     };
     let sizes = |path: &Path| {
         for len in [0, 1, 4095, 4096, 4097, chunk - 1, chunk, chunk + 1, 2 * chunk + 5] {
-            write(&path.join(len.to_string()), noise(len, len as u64));
+            write(&path.join(len.to_string()), noise(len as u64, len));
         }
     };
     closure(

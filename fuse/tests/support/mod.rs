@@ -3,6 +3,10 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
+#[path = "../../../image/tests/data/index_layer.rs"]
+mod index_layer;
+#[path = "../../../image/tests/data/noise.rs"]
+pub mod noise;
 pub mod program;
 
 use std::collections::BTreeMap;
@@ -20,6 +24,8 @@ use seed_format::store_path::StorePath;
 use seed_image::manifest::{Config, Descriptor, Manifest, annotation, media_type};
 use seed_image::seed::{FORMAT_VERSION, INDEX_PATH, IndexPosition, label};
 use seed_image::transport::{self, BytesContent, Transport, TransportOptions};
+
+use index_layer::index_layer;
 
 /// A layout with one seed in it.
 pub struct Seed {
@@ -62,12 +68,7 @@ pub fn pack(
         })
         .collect();
     let index = index::build(&inputs, &paths).unwrap();
-    let mut writer = LayerWriter::new(Vec::new(), Options { level: 3, chunk_size: 4096 }).unwrap();
-    for (at, _) in INDEX_PATH.match_indices('/') {
-        writer.entry(Entry::directory(&INDEX_PATH[..at])).unwrap();
-    }
-    writer.file(Entry::regular(INDEX_PATH, index.len() as u64, false), index.as_slice()).unwrap();
-    let (blob, layer) = writer.finish().unwrap();
+    let (blob, layer) = index_layer(INDEX_PATH, &index, 4096);
     let place = IndexPosition::of(&layer.entries.last().unwrap().chunks).unwrap();
     let mut index_layer = Descriptor::new(media_type::LAYER_ZSTD, layer.digest, layer.size);
     index_layer.annotations = layer.annotations;

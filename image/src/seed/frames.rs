@@ -86,21 +86,14 @@ fn frames(toc: &Toc, position: &IndexPosition, blob_len: u64) -> Result<Vec<Fram
 mod tests {
     use std::fmt::Write as _;
 
-    use seed_format::Entry;
-    use seed_format::layer::{LayerWriter, Options};
-
     use super::*;
+    use crate::fixture::index_layer;
     use crate::manifest::{Descriptor, media_type};
 
     const CHUNK: u32 = 4096;
 
     fn layer(name: &str, index: &[u8]) -> (Vec<u8>, Descriptor) {
-        let mut writer = LayerWriter::new(Vec::new(), Options { level: 3, chunk_size: CHUNK }).unwrap();
-        for (at, _) in name.match_indices('/') {
-            writer.entry(Entry::directory(&name[..at])).unwrap();
-        }
-        writer.file(Entry::regular(name, index.len() as u64, false), index).unwrap();
-        let (blob, layer) = writer.finish().unwrap();
+        let (blob, layer) = index_layer(name, index, CHUNK);
         let mut descriptor = Descriptor::new(media_type::LAYER_ZSTD, layer.digest, layer.size);
         descriptor.annotations = layer.annotations;
         (blob, descriptor)

@@ -5,15 +5,14 @@ use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use seed_format::layer::{LayerWriter, Options};
-use seed_format::{Digest, Entry};
+use seed_format::Digest;
 use seed_image::manifest::{Manifest, annotation, media_type};
 use seed_image::seed::{Frame, INDEX_PATH, IndexPosition, Outline, Receiver, SeedError};
 use seed_image::transport::Transport;
 
 use crate::support::hostile::{Hostile, Request, reply, reply_blob};
 use crate::support::servers::{Kind, Server};
-use crate::support::{noise, open, options, put_image};
+use crate::support::{index_layer, noise, open, options, put_image};
 
 /// Bytes that are no index, but frames do not tell.
 const SIZE: usize = 2 << 20;
@@ -21,12 +20,7 @@ const FRAME: u32 = 128 << 10;
 
 /// The blob of a layer that holds `index`, and the manifest of an image that has no other layer.
 fn with_index(place: &dyn Transport, index: &[u8]) -> (Vec<u8>, Vec<u8>) {
-    let mut writer = LayerWriter::new(Vec::new(), Options { level: 1, chunk_size: FRAME }).unwrap();
-    for (at, _) in INDEX_PATH.match_indices('/') {
-        writer.entry(Entry::directory(&INDEX_PATH[..at])).unwrap();
-    }
-    writer.file(Entry::regular(INDEX_PATH, index.len() as u64, false), index).unwrap();
-    let (blob, layer) = writer.finish().unwrap();
+    let (blob, layer) = index_layer(INDEX_PATH, index, FRAME);
     let position = IndexPosition::of(&layer.entries.last().unwrap().chunks).unwrap();
 
     let (_, manifest) = put_image(place, std::slice::from_ref(&blob), None, None);

@@ -1,6 +1,10 @@
 //! What the tests are made of: registries, real and hostile, and images.
 
 pub(crate) mod hostile;
+#[path = "../../data/index_layer.rs"]
+mod index_layer;
+#[path = "../../data/noise.rs"]
+mod noise;
 pub(crate) mod servers;
 
 use std::io::{self, Read};
@@ -12,6 +16,9 @@ use seed_format::Digest;
 use seed_image::manifest::{Config, Descriptor, Manifest, RootFs, media_type};
 use seed_image::reference::Reference;
 use seed_image::transport::{self, BytesContent, Transport, TransportError, TransportOptions};
+
+pub(crate) use index_layer::index_layer;
+pub(crate) use noise::noise;
 
 /// Options that make tests fast: short waits, small parts.
 pub(crate) fn options() -> TransportOptions {
@@ -32,20 +39,6 @@ pub(crate) fn open(place: &str, options: &TransportOptions) -> Arc<dyn Transport
 
 pub(crate) fn soon() -> Instant {
     Instant::now() + Duration::from_secs(10)
-}
-
-/// Bytes that no compression shortens, the same for the same seed.
-pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(len);
-    bytes
 }
 
 /// A range of bytes.
