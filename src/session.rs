@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use seed_format::Chain;
 use seed_fuse::mount::{self, OpenOptions, Request};
 use seed_image::reference::{Location, Reference};
 use seed_image::transport::{self, Transport, TransportOptions, remembered};
@@ -155,7 +156,7 @@ impl<'a> Session<'a> {
         let failure = failure.map(|error| error.causes().join(": "));
         let (trace, options) = (self.printer.trace(), self.transport_options());
         if let Err(error) = trace.export(endpoint, &options, &format!("seed {command}"), failure.as_deref()) {
-            self.printer.warn(format_args!("no trace was sent to {endpoint}: {}", error.chain()));
+            self.printer.warn(format_args!("no trace was sent to {endpoint}: {}", Chain(&error)));
         }
     }
 

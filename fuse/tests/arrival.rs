@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use seed_format::Digest;
 use seed_fuse::fetch;
@@ -159,11 +159,15 @@ impl World {
     }
 
     fn open(&self, fate: Fate) -> Arc<SeedFs> {
+        self.open_for(fate, fetch::Config::default().read_deadline)
+    }
+
+    fn open_for(&self, fate: Fate, read_deadline: Duration) -> Arc<SeedFs> {
         let layout = support::open(&self.seed.layout);
         let index = self.seed.manifest.layers.last().unwrap();
         assert!(index.size > 3 * FIRST, "an index of several parts, not of {} bytes", index.size);
         let remote = Remote { layout, index: index.digest, fate };
-        let fetch = fetch::Config { fill: false, ..fetch::Config::default() };
+        let fetch = fetch::Config { fill: false, read_deadline, ..fetch::Config::default() };
         let options = OpenOptions { fetch, ..OpenOptions::default() };
         open_seed(Arc::new(remote), &self.seed.digest, &options).unwrap()
     }
@@ -188,6 +192,20 @@ fn what_is_here_is_used_and_the_rest_waited_for() {
         reader.join().unwrap().with(|bytes| assert_eq!(bytes, b"file 999"));
     });
     assert_eq!(fs.index().whole().unwrap().chunk_count() as usize, FILES);
+}
+
+#[test]
+fn an_index_may_take_longer_than_a_read() {
+    let world = World::new();
+    let (release, gate) = sync_channel(1);
+    let fs = world.open_for(Fate::Held(Mutex::new(gate)), Duration::from_secs(1));
+    let tree = fs.tree(b"nix/store").unwrap();
+    let error = fs.index().whole().unwrap_err();
+    assert!(matches!(error, IndexFault::Late(_)), "{error:?}");
+    drop(release);
+    fs.settle();
+    assert!(fs.index().if_whole().is_some(), "it was checked although nobody waited any more");
+    assert!(last_file(&tree).is_ok());
 }
 
 #[test]

@@ -21,3 +21,4 @@ pub mod telemetry;
 pub mod transport;
 pub mod tree;
 pub mod verify;
+pub mod whole_file;

@@ -269,19 +269,6 @@ fn read_parent(text: &str) -> Option<(u128, u64)> {
     (trace != 0 && span != 0).then_some((trace, span))
 }
 
-impl ExportError {
-    /// The error and its causes, one after another.
-    pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        text
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

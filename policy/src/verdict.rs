@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::SystemTime;
 
-use seed_format::Digest;
+use seed_format::{Chain, Digest};
 
 use crate::core::{CoreStatement, Kind};
 use crate::evidence::{Ancestry, Evidence, Found, Pin, Project};
@@ -359,7 +359,9 @@ fn judge_statement(policy: &Policy, evidence: &Evidence, found: &Found) -> Resul
     let statement = found.digest;
     let core = match &found.statement {
         Ok(core) => core,
-        Err(error) => return Err(vec![Reason::StatementMalformed { statement, why: with_sources(error) }]),
+        Err(error) => {
+            return Err(vec![Reason::StatementMalformed { statement, why: Chain(error).to_string() }]);
+        }
     };
     let mut faults = Vec::new();
     let mut accepted = Vec::new();
@@ -414,13 +416,6 @@ fn judge_against_project(
             }
         }
     }
-}
-
-fn with_sources(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source())
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }
 
 #[cfg(test)]

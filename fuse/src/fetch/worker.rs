@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use seed_format::Chain;
 
 use super::map::{ChunkId, ChunkPlace};
 use super::queue::{Class, Job, Next};
@@ -290,21 +291,6 @@ fn source_failed(shared: &Shared, job: &Job, error: SourceError) {
         let Some(layer) = layer else { return shared.fail(id, &FetchError::NoChunk(id)) };
         let path = shared.map.describe(id);
         shared.fail(id, &FetchError::Source { path, layer, source: Arc::clone(&error) });
-    }
-}
-
-/// An error and its sources in one line.
-struct Chain<'a>(&'a dyn std::error::Error);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            write!(f, ": {error}")?;
-            source = error.source();
-        }
-        Ok(())
     }
 }
 

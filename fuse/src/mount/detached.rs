@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use seed_format::json;
+use seed_format::{Chain, json};
 use seed_image::reference::Reference;
 use seed_image::seed::Seed;
 use seed_image::transport::{self, TransportOptions};
@@ -202,7 +202,7 @@ pub fn run_detached(judge: Judge<'_>) -> Result<(), MountError> {
     let mounted = request.map_err(MountError::Spawn).and_then(|request| Mount::make(&request, judge));
     let answer = match &mounted {
         Ok(mount) => Answer::Ready(Box::new(mount.ready())),
-        Err(error) => Answer::Failed { message: chain(error), failure: error.failure() },
+        Err(error) => Answer::Failed { message: Chain(error).to_string(), failure: error.failure() },
     };
     tell(&answer).map_err(MountError::Spawn)?;
     mounted?.serve()
@@ -405,15 +405,4 @@ fn install_database(fs: &SeedFs, directory: &Path) -> Result<(), MountError> {
 fn new_id() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
     format!("seed-{}-{now:x}", std::process::id())
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

@@ -130,7 +130,7 @@ pub fn open_seed(
         fetch,
     )?;
     let fetcher = Arc::new(fetcher);
-    complete_later(&index, &fetcher)?;
+    let arrival = complete_later(arrival, &index, &fetcher)?;
     Ok(Arc::new(SeedFs { seed, index, fetcher, counters, arrival: Mutex::new(Some(arrival)) }))
 }
 
@@ -149,20 +149,27 @@ fn start_arrival(
     Ok((arriving, spawn("index", receive)?))
 }
 
-/// Checks the index once all of it is here, and begins with what needs all of it.
-fn complete_later(index: &Arc<SeedIndex>, fetcher: &Arc<Fetcher>) -> Result<(), OpenError> {
+/// Checks the index once it has arrived, however long that takes, and begins with what needs all of it.
+fn complete_later(
+    arrival: JoinHandle<()>,
+    index: &Arc<SeedIndex>,
+    fetcher: &Arc<Fetcher>,
+) -> Result<JoinHandle<()>, OpenError> {
     let (index, fetcher) = (Arc::clone(index), Arc::downgrade(fetcher));
-    spawn("index-check", move || match (index.whole(), fetcher.upgrade()) {
-        (Ok(_), Some(fetcher)) => {
-            tracing::debug!("all of the index is here");
-            fetcher.map_arrived();
-        }
-        (Ok(_), None) => {}
-        (Err(fault), _) => {
-            tracing::error!(error = &fault as &dyn std::error::Error, "the index cannot be used")
+    spawn("index-check", move || {
+        // After a panic of that thread the index is late, which is said below.
+        let _ = arrival.join();
+        match (index.whole(), fetcher.upgrade()) {
+            (Ok(_), Some(fetcher)) => {
+                tracing::debug!("all of the index is here");
+                fetcher.map_arrived();
+            }
+            (Ok(_), None) => {}
+            (Err(fault), _) => {
+                tracing::error!(error = &fault as &dyn std::error::Error, "the index cannot be used")
+            }
         }
     })
-    .map(drop)
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenError> {

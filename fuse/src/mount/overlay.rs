@@ -8,6 +8,7 @@ use std::path::Path;
 
 use rustix::mount::MountFlags;
 
+use super::runtime::is_initial_user_namespace;
 use super::{MountError, fusermount};
 
 /// Whether this process could lay one; asked before anything is fetched.
@@ -34,7 +35,7 @@ pub(super) fn lay(directory: &Path, below: &Path, writable: &Path, source: &str)
         options.push(b'=');
         options.extend(escape(path));
     }
-    if !rustix::process::getuid().is_root() || in_user_namespace() {
+    if !rustix::process::getuid().is_root() || !is_initial_user_namespace() {
         // Trusted attributes are for root of the initial user namespace only.
         options.extend_from_slice(b",userxattr");
     }
@@ -58,11 +59,6 @@ fn escape(path: &Path) -> Vec<u8> {
         escaped.push(*byte);
     }
     escaped
-}
-
-fn in_user_namespace() -> bool {
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"]
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use seed_format::Digest;
 use seed_format::json;
+use seed_image::whole_file;
 use serde::{Deserialize, Serialize};
 
 use super::device::{self, MountLine, mount_table, unmount_lazily};
@@ -89,8 +90,8 @@ pub fn runtime_directory() -> PathBuf {
     }
 }
 
-/// Root of another user namespace cannot write to `/run`.
-fn is_initial_user_namespace() -> bool {
+/// Root of another user namespace cannot write to `/run`, nor set trusted attributes.
+pub(super) fn is_initial_user_namespace() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     map.split_whitespace().collect::<Vec<_>>() == ["0", "0", "4294967295"]
 }
@@ -259,10 +260,8 @@ pub(super) fn answer_status(runtime: &Path, state: MountState, fs: Arc<SeedFs>) 
 /// Writes a state file, whole or not at all.
 pub(super) fn write_state(runtime: &Path, state: &MountState) -> Result<(), MountError> {
     let path = state_file(runtime, &state.id);
-    let unfinished = path.with_extension("tmp");
     let text = serde_json::to_vec(state).unwrap_or_default();
-    let written = fs::write(&unfinished, text).and_then(|()| fs::rename(&unfinished, &path));
-    written.map_err(|source| MountError::Runtime { path, source })
+    whole_file::write(&path, &text).map_err(|source| MountError::Runtime { path, source })
 }
 
 /// Removes all files of a mount but its log.

@@ -8,6 +8,7 @@
 
 pub mod assign;
 pub mod bytes;
+mod chain;
 pub mod digest;
 pub mod entry;
 pub mod erofs;
@@ -20,6 +21,7 @@ pub mod store_path;
 pub mod tar;
 pub mod toc;
 
+pub use chain::Chain;
 pub use digest::{Digest, DigestReader, DigestWriter};
 pub use entry::{Chunk, Entry, Kind, LayerEntry};
 pub use store_path::StorePath;

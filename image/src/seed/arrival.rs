@@ -19,8 +19,8 @@ use seed_format::toc::Located;
 
 use super::frames::{self, Frame};
 use super::{IndexPlace, MAX_INDEX_LAYER, SeedError, read_blob};
-use crate::kept;
 use crate::transport::{Transport, TransportError};
+use crate::{kept, whole_file};
 
 /// Bytes of a part: less is not worth a request.
 const PART: u64 = 128 << 10;
@@ -84,7 +84,7 @@ pub(super) fn receive(
     }
     arrival.over_connections(transport, receiver)?;
     if let Some(file) = kept
-        && let Err(error) = write_kept(file, &arrival.blob)
+        && let Err(error) = whole_file::write(file, &arrival.blob)
     {
         tracing::warn!(file = %file.display(), %error, "the index cannot be cached");
     }
@@ -305,17 +305,6 @@ impl Parts {
     fn left(&self) -> MutexGuard<'_, BTreeSet<u64>> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Writes the bytes beside the name and renames them, so that nobody reads half of them.
-fn write_kept(file: &Path, bytes: &[u8]) -> io::Result<()> {
-    fs::create_dir_all(file.parent().unwrap_or(Path::new("/")))?;
-    let unfinished = file.with_extension(format!("{}.tmp", std::process::id()));
-    let written = fs::write(&unfinished, bytes).and_then(|()| fs::rename(&unfinished, file));
-    if written.is_err() {
-        let _ = fs::remove_file(&unfinished);
-    }
-    written
 }
 
 /// Collects the whole index.

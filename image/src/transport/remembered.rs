@@ -4,11 +4,10 @@
 //! hashed on every load: what the disk did to them, or who else wrote there, costs a request and nothing else.
 //! They are not synced to disk for the same reason. What a tag names is never kept.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Cursor, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -16,9 +15,9 @@ use std::time::{Duration, Instant};
 use seed_format::Digest;
 
 use super::{BlobContent, Counters, Transport, TransportError};
-use crate::kept;
 use crate::manifest::{Descriptor, Index, MAX_MANIFEST};
 use crate::reference::Location;
+use crate::{kept, whole_file};
 
 /// Largest document, in bytes.
 const MAX_DOCUMENT: u64 = MAX_MANIFEST as u64;
@@ -66,7 +65,7 @@ impl Remembered {
 
     fn keep(&self, file: PathBuf, bytes: Vec<u8>) {
         let write = move || {
-            if let Err(error) = write(&file, &bytes) {
+            if let Err(error) = whole_file::write(&file, &bytes) {
                 tracing::warn!(file = %file.display(), %error, "a document cannot be cached");
             }
         };
@@ -249,17 +248,4 @@ fn load(file: &Path) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(file).ok()?.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).ok()?;
     (bytes.len() as u64 <= MAX_DOCUMENT).then_some(bytes)
-}
-
-/// Writes the bytes beside the name and renames them, so that nobody reads half of them.
-fn write(file: &Path, bytes: &[u8]) -> io::Result<()> {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    fs::create_dir_all(file.parent().unwrap_or(Path::new("/")))?;
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let unfinished = file.with_extension(format!("{}-{number}.tmp", std::process::id()));
-    let written = fs::write(&unfinished, bytes).and_then(|()| fs::rename(&unfinished, file));
-    if written.is_err() {
-        let _ = fs::remove_file(&unfinished);
-    }
-    written
 }

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use seed_format::Digest;
+use seed_format::{Chain, Digest};
 use seed_image::manifest::{Config, Descriptor, Manifest, RootFs, media_type};
 use seed_image::reference::Reference;
 use seed_image::transport::{self, BytesContent, Transport, TransportError, TransportOptions};
@@ -100,13 +100,7 @@ pub(crate) fn put_image(
     (digest, manifest)
 }
 
-/// The whole chain of an error's causes, as a user sees it.
+/// An error as a user sees it, with its causes.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
+    Chain(error).to_string()
 }
