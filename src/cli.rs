@@ -10,7 +10,8 @@ use crate::command;
 const FIRST: [&str; 6] = ["pack", "build", "develop", "run", "mount", "doctor"];
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failed, 2 usage, 3 refused by policy, 4 integrity violation, 70 bug.";
+Exit codes: 0 done, 1 failed, 2 usage, 3 refused by policy, 4 integrity violation, 70 bug.
+A signal undoes what was begun, and then ends the command: 130 for SIGINT in a shell, 143 for SIGTERM.";
 
 /// Nix closures as OCI images that are mounted, not pulled.
 #[derive(Debug, Parser)]

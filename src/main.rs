@@ -48,7 +48,9 @@ fn run() -> ExitCode {
         Err(error) => return error::report_usage(&error),
     };
     let printer = printer::Printer::new(&cli.global);
-    match signals::install().and_then(|()| command::dispatch(&cli, &printer)) {
+    let result = signals::install().and_then(|()| command::dispatch(&cli, &printer));
+    signals::wait_if_interrupted();
+    match result {
         Ok(code) => code,
         Err(error) => {
             let exit = printer.report(&error);

@@ -250,6 +250,8 @@ pub(crate) fn pack(
         let digest = resolved.digest.ok_or_else(|| failed(format!("{resolved} names no digest")))?;
         options.above(place, digest).context(|| format!("cannot use {resolved} as the base image"))?;
     }
+    let scratch = Temporary::new(session, "pack")?;
+    options.scratch = scratch.path().to_owned();
     options.records = Some(session.pack_records());
     if let Some(level) = shape.level {
         options.compression.level = level;

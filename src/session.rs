@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::error::{Error, Exit, Result, ResultExt};
 use crate::printer::Printer;
-use crate::{sandboxes, temporary};
+use crate::{sandboxes, signals, temporary};
 
 /// The operator's policy.
 const POLICY_FILE: &str = "/etc/nix-seed/policy.toml";
@@ -63,7 +63,13 @@ impl<'a> Session<'a> {
 
     /// Opens a place.
     pub(crate) fn open(&self, location: &Location) -> Result<Arc<dyn Transport>> {
-        Ok(transport::open(location, &self.transport_options())?)
+        let place = transport::open(location, &self.transport_options())?;
+        if let Location::Layout(_) = location {
+            let writer = Arc::downgrade(&place);
+            signals::undo_on_signal(move || writer.upgrade().iter().for_each(|writer| writer.abandon()))
+                .keep();
+        }
+        Ok(place)
     }
 
     /// Opens a place to use a seed of it: what was pulled or used before is taken from the cache.

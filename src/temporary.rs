@@ -22,7 +22,7 @@ pub(crate) struct Temporary {
 }
 
 impl Temporary {
-    /// Makes a directory for `purpose`, which no other of this process has.
+    /// Makes a directory for `purpose`. No two of a process have the same purpose at the same time.
     pub(crate) fn new(session: &Session<'_>, purpose: &str) -> Result<Self> {
         let path = parent(session).join(format!("{purpose}-{}", std::process::id()));
         let context = || format!("cannot make {}", path.display());

@@ -107,6 +107,10 @@ pub trait Transport: Send + Sync + fmt::Debug {
         Ok(None)
     }
 
+    /// Takes away what was begun to be written and is not finished, for a program that is about to end.
+    /// Nothing is written any more.
+    fn abandon(&self) {}
+
     /// Waits until what is kept of what came is on its way to the disk.
     fn settle(&self) {}
 

@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use seed_format::{Digest, DigestWriter};
 
+use self::files::Workshop;
 use super::error::LayoutProblem;
 use super::verified::Verified;
 use super::{BlobContent, BytesContent, Counters, Transport, TransportError, describe};
@@ -37,6 +38,10 @@ pub struct Layout {
     directory: PathBuf,
     /// Set once `oci-layout` was seen to be right.
     checked: OnceLock<()>,
+    /// Set when something is written; to `None` when nothing is to be written any more.
+    workshop: OnceLock<Option<Workshop>>,
+    /// Held by the thread that sets it.
+    setting: Mutex<()>,
     open: Mutex<HashMap<Digest, Arc<File>>>,
     reads: AtomicU64,
     received: AtomicU64,
@@ -51,6 +56,8 @@ impl Layout {
             location: Location::Layout(directory.clone()),
             directory,
             checked: OnceLock::new(),
+            workshop: OnceLock::new(),
+            setting: Mutex::new(()),
             open: Mutex::default(),
             reads: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -77,13 +84,20 @@ impl Layout {
         Ok(())
     }
 
-    /// Makes the layout where there is none yet.
-    fn create(&self) -> Result<(), TransportError> {
-        if self.checked.get().is_none() {
-            files::create(&self.directory)?;
+    /// Makes the layout where there is none yet, and the place for what is not finished.
+    fn create(&self) -> Result<&Workshop, TransportError> {
+        let setting = self.setting.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.workshop.get().is_none() {
+            let workshop = files::create(&self.directory)?;
             self.checked.get_or_init(|| ());
+            self.workshop.get_or_init(|| Some(workshop));
         }
-        Ok(())
+        drop(setting);
+        self.workshop.get().and_then(Option::as_ref).ok_or_else(|| TransportError::File {
+            action: "write to",
+            path: self.directory.clone(),
+            source: io::ErrorKind::Interrupted.into(),
+        })
     }
 
     fn blob_file(&self, digest: &Digest) -> PathBuf {
@@ -316,7 +330,7 @@ impl Transport for Layout {
     }
 
     fn put_blob(&self, descriptor: &Descriptor, content: &mut dyn BlobContent) -> Result<(), TransportError> {
-        self.create()?;
+        let workshop = self.create()?;
         if self.has_blob(descriptor)? {
             return Ok(());
         }
@@ -325,7 +339,7 @@ impl Transport for Layout {
         {
             return Ok(());
         }
-        let unfinished = files::Unfinished::new(&self.directory);
+        let unfinished = files::Unfinished::new(workshop);
         self.write_blob(unfinished.path(), descriptor, content)?;
         files::publish(unfinished.path(), &self.blob_file(&descriptor.digest))
     }
@@ -349,7 +363,7 @@ impl Transport for Layout {
             ManifestKind::Index(index) if media_type::is_index(media_type) => index.manifests.as_slice(),
             _ => &[],
         };
-        index::add(&self.directory, entry, tag, members)?;
+        index::add(&self.directory, self.create()?, entry, tag, members)?;
         Ok(digest)
     }
 
@@ -375,8 +389,14 @@ impl Transport for Layout {
     }
 
     fn staging(&self) -> Result<Option<PathBuf>, TransportError> {
-        self.create()?;
-        Ok(Some(files::unfinished_name(&self.directory)))
+        Ok(Some(self.create()?.name()))
+    }
+
+    fn abandon(&self) {
+        let _setting = self.setting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(workshop) = self.workshop.get_or_init(|| None) {
+            workshop.clear();
+        }
     }
 
     fn counters(&self) -> Counters {

@@ -75,8 +75,10 @@ fn writes_what_it_reads() {
     assert_eq!(f.layout.resolve_default().unwrap(), resolved);
     assert_eq!(f.layout.manifest(&digest).unwrap(), manifest);
 
-    assert_eq!(names(&f.directory), ["blobs", "index.json", "oci-layout"], "nothing unfinished is left");
-    let marker = fs::read_to_string(f.directory.join("oci-layout")).unwrap();
+    let Fixture { layout, directory, _home } = f;
+    drop(layout);
+    assert_eq!(names(&directory), ["blobs", "index.json", "oci-layout"], "nothing unfinished is left");
+    let marker = fs::read_to_string(directory.join("oci-layout")).unwrap();
     assert_eq!(marker, r#"{"imageLayoutVersion":"1.0.0"}"#);
 }
 
@@ -95,6 +97,31 @@ fn takes_over_files_that_it_owns() {
     let descriptor = Descriptor::new(media_type::LAYER_TAR, Digest::of(b"kept"), 4);
     f.layout.put_blob(&descriptor, &mut FileContent::borrowed(&kept)).unwrap();
     assert!(kept.exists());
+}
+
+/// What a dead writer left goes with the next one; what a living one has begun stays.
+#[test]
+fn what_is_unfinished_goes_with_its_writer() {
+    let f = fixture();
+    let living = f.layout.staging().unwrap().unwrap();
+    fs::write(&living, b"begun").unwrap();
+    let dead = f.directory.join(".seed-unfinished-1-0000000000000000");
+    fs::create_dir(&dead).unwrap();
+    fs::write(dead.join("blob"), b"half").unwrap();
+    let other = Layout::new(&f.directory);
+    put(&other, b"x");
+    assert!(living.exists() && !dead.exists());
+
+    f.layout.abandon();
+    assert!(!living.parent().unwrap().exists());
+    let descriptor = Descriptor::new(media_type::LAYER_TAR, Digest::of(b"late"), 4);
+    f.layout.put_blob(&descriptor, &mut BytesContent(b"late")).unwrap_err();
+    let unused = Layout::new(&f.directory);
+    unused.abandon();
+    unused.put_blob(&descriptor, &mut BytesContent(b"late")).unwrap_err();
+    put(&other, b"late");
+    drop(other);
+    assert_eq!(names(&f.directory), ["blobs", "index.json", "oci-layout"]);
 }
 
 #[test]
@@ -165,6 +192,7 @@ fn writers_at_once_lose_nothing() {
     for writer in 0..8 {
         f.layout.resolve(&format!("w{writer}-7")).unwrap();
     }
+    drop(f.layout);
     assert_eq!(names(&f.directory), ["blobs", "index.json", "oci-layout"]);
 }
 
@@ -177,11 +205,12 @@ fn refuses_content_that_is_not_what_it_is_called() {
         assert!(matches!(error, TransportError::WrongContent { .. }), "{error:?}");
         assert!(!f.layout.has_blob(&descriptor).unwrap());
     }
-    assert_eq!(names(&f.directory), ["blobs", "index.json", "oci-layout"]);
     assert!(f.layout.put_manifest(b"{}", media_type::MANIFEST, None).is_err());
     let manifest = manifest(&put(&f.layout, b"x"), None);
     let error = f.layout.put_manifest(&manifest, media_type::MANIFEST, Some("../x")).unwrap_err();
     assert!(matches!(error, TransportError::BadTag(_)), "{error:?}");
+    drop(f.layout);
+    assert_eq!(names(&f.directory), ["blobs", "index.json", "oci-layout"]);
 }
 
 #[test]

@@ -200,6 +200,10 @@ impl Transport for Remembered {
         self.place.staging()
     }
 
+    fn abandon(&self) {
+        self.place.abandon();
+    }
+
     fn counters(&self) -> Counters {
         self.place.counters()
     }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use rusqlite::{Connection, OpenFlags};
 use seed_format::StorePath;
 use seed_format::index::PathInput;
+use url::Url;
 
 use crate::database::{CA_SCHEMA, SCHEMA};
 
@@ -41,7 +42,7 @@ pub fn registered(
     database: &[u8],
     paths: &BTreeSet<StorePath>,
 ) -> Result<BTreeSet<StorePath>, DatabaseFault> {
-    let (connection, _file) = open(database)?;
+    let connection = open(database)?;
     let mut known = connection.prepare("select 1 from ValidPaths where path = ?")?;
     let mut registered = BTreeSet::new();
     for path in paths {
@@ -52,20 +53,27 @@ pub fn registered(
     Ok(registered)
 }
 
-/// Opens the file for reading; it is there as long as what comes with the connection.
-fn open(database: &[u8]) -> Result<(Connection, Scratch), DatabaseFault> {
+/// Opens the file for reading. It has no name any more when this returns, so nobody has to remove it.
+fn open(database: &[u8]) -> Result<Connection, DatabaseFault> {
     let file = Scratch::with(database)?;
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(&file.0, flags)?;
+    // Immutable: SQLite would else make files beside it, since a database of Nix has a write-ahead log.
+    let mut uri = Url::from_file_path(&file.0).map_err(|()| DatabaseFault::Scratch {
+        path: file.0.clone(),
+        source: io::Error::new(io::ErrorKind::InvalidInput, "the temporary directory has no absolute path"),
+    })?;
+    uri.set_query(Some("immutable=1"));
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let connection = Connection::open_with_flags(uri.as_str(), flags)?;
     // The file may be anybody's: run no code from its schema, and trust no cell of its pages.
     connection.execute_batch("pragma trusted_schema = off; pragma cell_size_check = on;")?;
     check_schema(&connection)?;
-    Ok((connection, file))
+    Ok(connection)
 }
 
 /// Checks that the SQLite file `database`, given as its bytes, registers `paths`, and nothing else.
 pub fn check(database: &[u8], paths: &[PathInput]) -> Result<(), DatabaseFault> {
-    let (connection, _file) = open(database)?;
+    let connection = open(database)?;
     let mut registered: BTreeSet<(String, String, i64)> = BTreeSet::new();
     let mut statement = connection.prepare("select path, hash, narSize from ValidPaths")?;
     for row in statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))? {

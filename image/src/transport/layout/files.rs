@@ -5,7 +5,6 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::Deserialize;
@@ -16,10 +15,8 @@ use crate::transport::error::LayoutProblem;
 /// What `oci-layout` must begin to say: `imageLayoutVersion` 1.x.
 const MARKER: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 const MAX_MARKER: usize = 4096;
-/// How the names of unfinished files begin.
+/// How the names of directories with unfinished files begin.
 const UNFINISHED: &str = ".seed-unfinished-";
-/// How old an unfinished file is when its writer is taken for dead.
-const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
 fn file_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> TransportError {
     let path = path.to_owned();
@@ -78,11 +75,14 @@ pub(super) fn check_marker(directory: &Path) -> Result<(), TransportError> {
     }
 }
 
-/// Makes an empty layout where there is none, and refuses a directory that is something else.
-pub(super) fn create(directory: &Path) -> Result<(), TransportError> {
+/// Makes an empty layout where there is none, and refuses a directory that is something else. Gives a place
+/// for what is being written to it, and takes away what dead writers have left.
+pub(super) fn create(directory: &Path) -> Result<Workshop, TransportError> {
     let blobs = directory.join("blobs").join("sha256");
     fs::create_dir_all(directory).map_err(file_error("make", directory))?;
     let _lock = lock(directory)?;
+    sweep(directory)?;
+    let workshop = Workshop::new(directory)?;
     if !directory.join("oci-layout").exists() {
         let mut entries = fs::read_dir(directory).map_err(file_error("read", directory))?;
         if entries.any(|entry| entry.is_ok_and(|entry| !is_unfinished(&entry.path()))) {
@@ -91,15 +91,15 @@ pub(super) fn create(directory: &Path) -> Result<(), TransportError> {
         }
         // The marker comes last: what has it is complete.
         fs::create_dir_all(&blobs).map_err(file_error("make", &blobs))?;
-        super::index::write_empty(directory)?;
-        replace(directory, "oci-layout", MARKER)?;
+        super::index::write_empty(directory, &workshop)?;
+        replace(directory, &workshop, "oci-layout", MARKER)?;
     }
     check_marker(directory)?;
     fs::create_dir_all(&blobs).map_err(file_error("make", &blobs))?;
-    sweep(directory)
+    Ok(workshop)
 }
 
-/// Holds the layout for one writer of `index.json` until it is dropped.
+/// Holds a directory until it is dropped: the layout for one writer of `index.json`, or a [`Workshop`].
 pub(super) fn lock(directory: &Path) -> Result<OwnedFd, TransportError> {
     let file = File::open(directory).map_err(file_error("open", directory))?;
     loop {
@@ -111,9 +111,52 @@ pub(super) fn lock(directory: &Path) -> Result<OwnedFd, TransportError> {
     }
 }
 
+/// A directory in the layout for what one writer has not finished.
+///
+/// The writer holds a lock on it, which ends with its process, however that ends: so one that can be locked is
+/// a dead writer's, and goes. It is made and swept under the layout's lock, since it has no lock of its own yet
+/// when it is made.
+#[derive(Debug)]
+pub(super) struct Workshop {
+    path: PathBuf,
+    _lock: OwnedFd,
+}
+
+impl Workshop {
+    /// The caller holds the layout's lock.
+    fn new(directory: &Path) -> Result<Self, TransportError> {
+        let name = format!("{UNFINISHED}{}-{:016x}", std::process::id(), fastrand::u64(..));
+        let path = directory.join(name);
+        fs::create_dir(&path).map_err(file_error("make", &path))?;
+        Ok(Self { _lock: lock(&path)?, path })
+    }
+
+    /// A fresh name for a file that is being written.
+    pub(super) fn name(&self) -> PathBuf {
+        self.path.join(format!("{:016x}", fastrand::u64(..)))
+    }
+
+    /// Removes it with all that is in it: nothing can be written to the layout from then on.
+    pub(super) fn clear(&self) {
+        // What cannot be removed now is, as a dead writer's.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+impl Drop for Workshop {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
 /// Replaces a file of the layout by another, so that readers see the old one or the new one.
-pub(super) fn replace(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), TransportError> {
-    let unfinished = Unfinished::new(directory);
+pub(super) fn replace(
+    directory: &Path,
+    workshop: &Workshop,
+    name: &str,
+    bytes: &[u8],
+) -> Result<(), TransportError> {
+    let unfinished = Unfinished::new(workshop);
     let path = unfinished.path();
     let mut file = create_new(path)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(file_error("write", path))?;
@@ -133,11 +176,6 @@ pub(super) fn publish(unfinished: &Path, path: &Path) -> Result<(), TransportErr
     File::open(directory).and_then(|file| file.sync_all()).map_err(file_error("write", directory))
 }
 
-/// A fresh name for a file that is being written.
-pub(super) fn unfinished_name(directory: &Path) -> PathBuf {
-    directory.join(format!("{UNFINISHED}{}-{:016x}", std::process::id(), fastrand::u64(..)))
-}
-
 fn is_unfinished(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(UNFINISHED.as_bytes()))
 }
@@ -146,8 +184,8 @@ fn is_unfinished(path: &Path) -> bool {
 pub(super) struct Unfinished(PathBuf);
 
 impl Unfinished {
-    pub(super) fn new(directory: &Path) -> Self {
-        Self(unfinished_name(directory))
+    pub(super) fn new(workshop: &Workshop) -> Self {
+        Self(workshop.name())
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -162,17 +200,17 @@ impl Drop for Unfinished {
     }
 }
 
-/// Removes what writers that died long ago left behind.
+/// Removes what dead writers left behind. The caller holds the layout's lock.
 fn sweep(directory: &Path) -> Result<(), TransportError> {
     let entries = fs::read_dir(directory).map_err(file_error("read", directory))?;
     for path in
         entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).filter(|path| is_unfinished(path))
     {
-        let modified = fs::symlink_metadata(&path).and_then(|metadata| metadata.modified());
-        let age = modified.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
-        if age.is_some_and(|age| age > ABANDONED) {
-            // Another writer may sweep at the same time.
-            let _ = fs::remove_file(&path);
+        let flags = OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Ok(left) = rustix::fs::open(&path, flags, rustix::fs::Mode::empty()) else { continue };
+        if flock(&left, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            // Somebody else's, perhaps: then it stays, and does no harm.
+            let _ = fs::remove_dir_all(&path);
         }
     }
     Ok(())

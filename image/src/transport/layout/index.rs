@@ -4,8 +4,8 @@ use std::path::Path;
 
 use seed_format::Digest;
 
-use super::files;
-use crate::manifest::{Descriptor, Index, MAX_MANIFEST, ManifestError, annotation, media_type};
+use super::files::{self, Workshop};
+use crate::manifest::{Descriptor, Index, MAX_MANIFEST, ManifestError, annotation};
 use crate::transport::TransportError;
 use crate::transport::error::LayoutProblem;
 
@@ -33,25 +33,18 @@ pub(super) fn read(directory: &Path) -> Result<Index, TransportError> {
 }
 
 /// Writes an index without entries, unless there is an index. The caller holds the lock.
-pub(super) fn write_empty(directory: &Path) -> Result<(), TransportError> {
+pub(super) fn write_empty(directory: &Path, workshop: &Workshop) -> Result<(), TransportError> {
     if directory.join(NAME).exists() {
         return Ok(());
     }
-    let empty = Index {
-        schema_version: 2,
-        media_type: Some(media_type::INDEX.into()),
-        artifact_type: None,
-        manifests: Vec::new(),
-        subject: None,
-        annotations: Default::default(),
-    };
-    files::replace(directory, NAME, &empty.to_bytes())
+    files::replace(directory, workshop, NAME, &Index::of(Vec::new()).to_bytes())
 }
 
 /// Lists `entry`, under `tag` if there is one. `members` are the manifests inside it, which then need no
 /// entry of their own unless they have a tag.
 pub(super) fn add(
     directory: &Path,
+    workshop: &Workshop,
     mut entry: Descriptor,
     tag: Option<&str>,
     members: &[Descriptor],
@@ -85,7 +78,7 @@ pub(super) fn add(
             ManifestError::TooMany { what: "index", entries: "bytes", len, limit },
         ));
     }
-    files::replace(directory, NAME, &bytes)
+    files::replace(directory, workshop, NAME, &bytes)
 }
 
 fn malformed(directory: &Path, source: ManifestError) -> TransportError {
