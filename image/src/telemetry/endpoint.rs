@@ -1,0 +1,127 @@
+//! Where traces are sent.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use ureq::{Agent, Proxy};
+use url::Url;
+
+use crate::reference::is_loopback;
+use crate::transport::TransportOptions;
+use crate::transport::registry::http::{HttpError, PemError, Trust};
+
+/// Longest time that sending a trace may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where traces are sent: the root of a collector's API, below which `/v1/traces` lies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Endpoint(Url);
+
+/// The text is no endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not the URL of a collector, such as http://127.0.0.1:4318")]
+pub struct EndpointError(String);
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let malformed = || EndpointError(text.chars().take(200).collect());
+        let mut url = Url::parse(text).map_err(|_| malformed())?;
+        let plain = url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+            && url.password().is_none();
+        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() || !plain {
+            return Err(malformed());
+        }
+        let path = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&path);
+        Ok(Self(url))
+    }
+}
+
+impl TryFrom<String> for Endpoint {
+    type Error = EndpointError;
+
+    fn try_from(text: String) -> Result<Self, EndpointError> {
+        text.parse()
+    }
+}
+
+impl From<Endpoint> for String {
+    fn from(endpoint: Endpoint) -> Self {
+        endpoint.to_string()
+    }
+}
+
+impl Endpoint {
+    /// Sends a request of the collector's API, within two seconds.
+    pub(super) fn send(&self, trace: &Value, options: &TransportOptions) -> Result<(), ExportError> {
+        let host = self.0.host_str().unwrap_or_default();
+        let proxy = if is_loopback(host) || !options.proxy_from_env { None } else { Proxy::try_from_env() };
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(proxy)
+            .tls_config(Trust::default().config(options.ca_file.as_deref())?)
+            .timeout_global(Some(PATIENCE))
+            .build();
+        let request = Agent::new_with_config(config)
+            .post(format!("{self}/v1/traces"))
+            .header("Content-Type", "application/json");
+        let status = request.send(trace.to_string()).map_err(HttpError::from)?.status().as_u16();
+        if (200..300).contains(&status) { Ok(()) } else { Err(ExportError::Status(status)) }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str().trim_end_matches('/'))
+    }
+}
+
+/// Why a trace was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The roots of trust for TLS cannot be read.
+    #[error("the roots of trust cannot be read")]
+    Trust(#[from] PemError),
+    /// The collector could not be asked.
+    #[error("the collector cannot be reached")]
+    Http(#[from] HttpError),
+    /// The collector refused.
+    #[error("the collector answers {0}")]
+    Status(u16),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints() {
+        for (text, shown) in [
+            ("http://127.0.0.1:4318", "http://127.0.0.1:4318"),
+            ("https://otel.example/", "https://otel.example"),
+            ("https://otel.example/api/otlp/", "https://otel.example/api/otlp"),
+        ] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), shown);
+        }
+        for text in [
+            "",
+            "127.0.0.1:4318",
+            "grpc://a:4317",
+            "http://a?b",
+            "http://user@a",
+            "http://:word@a",
+            "http://",
+        ] {
+            assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
+    }
+}
