@@ -19,6 +19,7 @@ use crate::store::Store;
 mod attribute;
 mod error;
 mod evaluate;
+mod graft;
 mod lock;
 mod nix;
 mod note;
@@ -40,6 +41,7 @@ pub use rules::{Missing, Present, Record, Rule, diagnose};
 
 use attribute::{attribute_paths, targets};
 use evaluate::{Evaluation, Evaluator, Source, Use, in_store};
+use graft::graft;
 use note::find_lookups;
 use perturb::Change;
 use plain::closure_of;
@@ -148,7 +150,7 @@ pub fn flake(request: &FlakeRequest, nix: &Nix, progress: &dyn Progress) -> Resu
     let original = capture.evaluate("original", &capture.root, &project.source)?;
     let targets = targets(&original, request)?;
     let mut notes = Vec::new();
-    let changed = capture.evaluate_changed(&project, &mut notes)?;
+    let changed = capture.evaluate_changed(&project, &inputs, &mut notes)?;
 
     let evaluations = Evaluations {
         original: &original,
@@ -238,7 +240,8 @@ struct Capture<'a> {
 impl Capture<'_> {
     fn evaluate(&self, name: &str, root: &Path, source: &Source) -> Result<Evaluation, CaptureError> {
         let mut substituters = self.substituters.clone();
-        if root != self.root {
+        let is_original = root == self.root;
+        if !is_original {
             substituters.insert(0, format!("{}?trusted=1", self.root.display()));
         }
         let evaluator = Evaluator {
@@ -248,6 +251,8 @@ impl Capture<'_> {
             root,
             cache: self.dir.join(format!("cache-{name}")),
             substituters: &substituters,
+            // Of what is changed only its derivations count.
+            tell_imports: is_original,
         };
         evaluator.evaluate(source)
     }
@@ -256,10 +261,18 @@ impl Capture<'_> {
     fn evaluate_changed(
         &self,
         project: &Project,
+        inputs: &BTreeSet<StorePath>,
         notes: &mut Vec<Note>,
     ) -> Result<Vec<Evaluation>, CaptureError> {
-        let mut changed = vec![self.evaluate_change("shape", project, Change::Shape)?];
-        match self.evaluate_change("content", project, Change::Content) {
+        let evaluate = |name, change| self.evaluate_change(name, project, inputs, change);
+        // Side by side: evaluation uses one processor, and each has a store of its own.
+        let (shape, content) = std::thread::scope(|scope| {
+            let shape = scope.spawn(|| evaluate("shape", Change::Shape));
+            let content = evaluate("content", Change::Content);
+            (shape.join().expect("evaluating does not panic"), content)
+        });
+        let mut changed = vec![shape?];
+        match content {
             Ok(evaluation) => changed.push(evaluation),
             Err(CaptureError::Nix(NixError::Failed { stderr, .. })) => {
                 let error = stderr.lines().rfind(|line| line.contains("error:")).unwrap_or(&stderr);
@@ -274,6 +287,7 @@ impl Capture<'_> {
         &self,
         name: &str,
         project: &Project,
+        inputs: &BTreeSet<StorePath>,
         change: Change,
     ) -> Result<Evaluation, CaptureError> {
         let copy = self.dir.join(format!("source-{name}"));
@@ -288,6 +302,10 @@ impl Capture<'_> {
         let substituters = [format!("{}?trusted=1", self.root.display())];
         let metadata = self.metadata(&root, &reference, &substituters)?;
         let nar_hash = self.nar_hash(&root, &metadata)?;
+        let store = Store::open(&self.root)?;
+        for input in inputs {
+            graft(&real_path(&self.root, input), &store.path_info(input)?, &root)?;
+        }
         // A commit, of another day: what depends on either is the project's own, too.
         let attributes = "lastModified=86401&rev=5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed&revCount=5";
         let source = Source::new(metadata.path, &nar_hash, &project.directory, attributes);

@@ -10,10 +10,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, OpenFlags, Statement, params};
 use seed_format::StorePath;
 
-use crate::closure::{Closure, ClosureError};
+use crate::closure::{Closure, ClosureError, PathInfo};
 use crate::derivation::{DerivationError, Output, outputs};
 
 /// The version that `/nix/var/nix/db/schema` states.
@@ -109,24 +109,30 @@ pub fn write(closure: &Closure, to: &Path) -> Result<(), DatabaseError> {
     database.close().map_err(|(_, source)| failed(source))
 }
 
+/// Notes a path in the database `at` of a store in which it has just been put. What it refers to besides
+/// itself is not noted.
+pub(crate) fn register(info: &PathInfo, at: &Path) -> Result<(), DatabaseError> {
+    let insert = || -> rusqlite::Result<()> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut database = Connection::open_with_flags(at, flags)?;
+        let transaction = database.transaction()?;
+        let id = insert_path(&mut transaction.prepare(INSERT_PATH)?, info)?;
+        if info.references.contains(&info.path) {
+            transaction.execute("insert into Refs (referrer, reference) values (?, ?)", [id, id])?;
+        }
+        transaction.commit()
+    };
+    insert().map_err(|source| DatabaseError::Sqlite { path: at.to_owned(), source })
+}
+
 type Ids<'a> = BTreeMap<&'a StorePath, i64>;
 type RealisationIds<'a> = BTreeMap<(&'a str, &'a str), i64>;
 
 fn insert_paths<'a>(database: &Connection, closure: &'a Closure) -> rusqlite::Result<Ids<'a>> {
-    let mut insert = database.prepare(
-        "insert into ValidPaths (path, hash, registrationTime, narSize, ca) values (?, ?, ?, ?, ?)",
-    )?;
+    let mut insert = database.prepare(INSERT_PATH)?;
     let mut ids = Ids::new();
     for info in closure.paths.values() {
-        let nar_size = i64::try_from(info.nar_size).unwrap_or(i64::MAX);
-        insert.execute(params![
-            info.path.to_string(),
-            info.nar_hash.to_string(),
-            REGISTRATION_TIME,
-            nar_size,
-            info.ca,
-        ])?;
-        ids.insert(&info.path, database.last_insert_rowid());
+        ids.insert(&info.path, insert_path(&mut insert, info)?);
     }
     let mut insert = database.prepare("insert into Refs (referrer, reference) values (?, ?)")?;
     for info in closure.paths.values() {
@@ -135,6 +141,16 @@ fn insert_paths<'a>(database: &Connection, closure: &'a Closure) -> rusqlite::Re
         }
     }
     Ok(ids)
+}
+
+const INSERT_PATH: &str =
+    "insert into ValidPaths (path, hash, registrationTime, narSize, ca) values (?, ?, ?, ?, ?)";
+
+/// Gives the row's number.
+fn insert_path(insert: &mut Statement<'_>, info: &PathInfo) -> rusqlite::Result<i64> {
+    let nar_size = i64::try_from(info.nar_size).unwrap_or(i64::MAX);
+    let hash = info.nar_hash.to_string();
+    insert.insert(params![info.path.to_string(), hash, REGISTRATION_TIME, nar_size, info.ca])
 }
 
 fn insert_outputs(

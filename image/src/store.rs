@@ -119,6 +119,14 @@ impl Store {
         read().map_err(|source| self.failed(source))?.into_iter().map(|path| self.path(path)).collect()
     }
 
+    /// Whether `path` is valid.
+    pub fn has(&self, path: &StorePath) -> Result<bool, StoreError> {
+        let exists = || -> rusqlite::Result<bool> {
+            self.database.prepare("select 1 from ValidPaths where path = ?")?.exists([path.to_string()])
+        };
+        exists().map_err(|source| self.failed(source))
+    }
+
     /// The paths `roots` and all that they refer to.
     pub fn closure(
         &self,

@@ -7,6 +7,7 @@ use seed_format::StorePath;
 
 use super::{LockError, NixError};
 use crate::closure::ClosureError;
+use crate::database::DatabaseError;
 use crate::derivation::DerivationError;
 use crate::store::StoreError;
 
@@ -60,6 +61,9 @@ pub enum CaptureError {
     /// A store could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A path could not be noted in a store.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
     /// A derivation could not be read.
     #[error("{path} is not a derivation that can be used")]
     Derivation {

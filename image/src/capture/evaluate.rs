@@ -82,7 +82,8 @@ pub(crate) struct Evaluation {
     pub(crate) certificates: Option<Use>,
     /// Every derivation that the targets and programs are made of.
     pub(crate) derivations: BTreeMap<StorePath, Derivation>,
-    /// The derivations that had to be built to go on (import from derivation).
+    /// The derivations that had to be built to go on (import from derivation); where they are not told apart,
+    /// some that those are built with, too.
     pub(crate) imported: BTreeSet<StorePath>,
     /// Every path that was in the store at the end.
     pub(crate) present: BTreeSet<StorePath>,
@@ -101,13 +102,15 @@ pub(crate) struct Evaluator<'a> {
     pub(crate) cache: PathBuf,
     /// Stores to take built paths from, in order.
     pub(crate) substituters: &'a [String],
+    /// Whether to tell what evaluation imports from what that is built with, which takes another evaluation.
+    pub(crate) tell_imports: bool,
 }
 
 impl Evaluator<'_> {
     pub(crate) fn evaluate(&self, source: &Source) -> Result<Evaluation, CaptureError> {
         let expression = self.expression(source);
         let (answer, mut imported) = self.run(&expression)?;
-        if !imported.is_empty() {
+        if self.tell_imports && !imported.is_empty() {
             // With all of it built, the goals that are left are those that evaluation asked for.
             imported = self.run(&expression)?.1;
         }
