@@ -87,6 +87,11 @@ fn names_are_those_of_the_code() {
     }
     assert!(page.contains(&version), "the page is not of {version}");
     assert!(page.contains(&format!("the last {} bytes of the blob", toc::FOOTER_LEN)));
+    let limits = seed_format::assign::Limits::default();
+    let (target, layers) = (limits.target_size >> 20, limits.layers);
+    assert!(
+        page.contains(&format!("`T` is {target} MiB; if that gives the image more than {layers} layers"))
+    );
 }
 
 /// A record as the page describes it.
