@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use seed_fuse::mount::{SeedFs, open_seed};
 use seed_image::seed::{Seed, label};
-use seed_sandbox::{Bind, Lower, Scratch, Spec, Workspace, environment, flake_of_workspace};
+use seed_sandbox::{Bind, Lower, Outcome, Scratch, Spec, Workspace, environment, flake_of_workspace};
 
 use crate::error::{Result, usage};
 use crate::gate::{self, Admitted, Origin};
 use crate::project::Project;
+use crate::report::Report;
 use crate::session::{Judge, Session};
+use crate::signals;
 use crate::temporary::Temporary;
 
 /// Finds a seed, opens it to be mounted, and has the policy judge it.
@@ -50,6 +53,26 @@ pub(crate) fn spec(
         etc: BTreeMap::new(),
         environment: environment::clean(&path, caller, &image),
     }
+}
+
+/// Passes on what is to be known of a sandbox that a command ran in, and reports what it took.
+pub(crate) fn report(session: &Session<'_>, admitted: &Admitted<Arc<SeedFs>>, outcome: &Outcome) -> Report {
+    for note in &outcome.notes {
+        session.printer.warn(note);
+    }
+    let mut report = Report::new(admitted.resolve, admitted.verify);
+    report.extend(&outcome.phases);
+    report.count(&admitted.opened, admitted.transport.as_ref());
+    report.tell(session.printer.trace(), &outcome.phases);
+    report
+}
+
+/// The command's exit code. This process ends here of the signal that ended the command.
+pub(crate) fn exit(outcome: &Outcome) -> ExitCode {
+    if let Some(signal) = outcome.ended_by() {
+        signals::die_of(signal);
+    }
+    ExitCode::from(outcome.exit.code())
 }
 
 /// Where what a sandbox writes goes until it ends.

@@ -9,7 +9,6 @@ use seed_sandbox::{DevelopRequest, Nix, Stdio};
 
 use crate::error::{Result, ResultExt};
 use crate::project::{Installable, Project};
-use crate::report::Report;
 use crate::session::{Judge, Session};
 use crate::{packing, sandboxes, signals, targets};
 
@@ -71,16 +70,6 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<ExitCode> {
     let outcome = seed_sandbox::develop(&admitted.approved, spec, request);
     drop(forwarded);
     let outcome = outcome.context(|| format!("cannot enter a shell in {}", admitted.reference))?;
-    for note in &outcome.notes {
-        session.printer.warn(note);
-    }
-    let mut report = Report::new(admitted.resolve, admitted.verify);
-    report.extend(&outcome.phases);
-    report.count(&admitted.opened, admitted.transport.as_ref());
-    report.tell(session.printer.trace(), &outcome.phases);
-    session.printer.summary(&report);
-    if let Some(signal) = outcome.ended_by() {
-        signals::die_of(signal);
-    }
-    Ok(ExitCode::from(outcome.exit.code()))
+    session.printer.summary(&sandboxes::report(session, &admitted, &outcome));
+    Ok(sandboxes::exit(&outcome))
 }

@@ -9,7 +9,6 @@ use seed_sandbox::{Command, Stdio, WORKSPACE, Workspace};
 
 use crate::error::{Result, ResultExt};
 use crate::gate::Origin;
-use crate::report::Report;
 use crate::session::{Judge, Session};
 use crate::{sandboxes, signals};
 
@@ -54,18 +53,8 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<ExitCode> {
     let outcome = seed_sandbox::run(&admitted.approved, &spec, command);
     drop(forwarded);
     let outcome = outcome.hint("`seed doctor` shows what this machine can do")?;
-    for note in &outcome.notes {
-        session.printer.warn(note);
-    }
-    let mut report = Report::new(admitted.resolve, admitted.verify);
-    report.extend(&outcome.phases);
-    report.count(&admitted.opened, admitted.transport.as_ref());
-    report.tell(session.printer.trace(), &outcome.phases);
-    session.printer.details(&report);
-    if let Some(signal) = outcome.ended_by() {
-        signals::die_of(signal);
-    }
-    Ok(ExitCode::from(outcome.exit.code()))
+    session.printer.details(&sandboxes::report(session, &admitted, &outcome));
+    Ok(sandboxes::exit(&outcome))
 }
 
 /// A directory of this machine, as the workspace.

@@ -27,6 +27,9 @@ pub enum HostsError {
     /// It cannot be read.
     #[error("it cannot be read")]
     Read(#[source] io::Error),
+    /// It is longer than is read.
+    #[error("it has more than {MAX_FILE} bytes")]
+    TooLarge,
     /// It is not TOML, or has unknown keys.
     #[error("it is not what is expected: {0}")]
     Syntax(String),
@@ -197,7 +200,10 @@ pub(super) fn read(
     }
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(HostsError::Read)?;
-    file.take(MAX_FILE).read_to_string(&mut text).map_err(HostsError::Read)?;
+    file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(HostsError::Read)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(HostsError::TooLarge);
+    }
     let directory = path.parent().unwrap_or(Path::new("."));
     parse(&text, directory, upstream, insecure_hosts)
 }

@@ -88,6 +88,18 @@ fn refuses_what_it_cannot_do() {
 }
 
 #[test]
+fn a_file_is_read_whole_or_not_at_all() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("hosts.toml");
+    let upstream = Url::parse("https://example.org/v2/").unwrap();
+    let comment = |len: u64| "#".repeat(usize::try_from(len).unwrap());
+    std::fs::write(&file, comment(MAX_FILE)).unwrap();
+    assert_eq!(read(&file, &upstream, &[]).unwrap().len(), 1);
+    std::fs::write(&file, comment(MAX_FILE) + "\nno TOML").unwrap();
+    assert!(matches!(read(&file, &upstream, &[]), Err(HostsError::TooLarge)));
+}
+
+#[test]
 fn finds_the_file_of_a_host() {
     let home = tempfile::tempdir().unwrap();
     let directories = [home.path().join("one"), home.path().join("two")];
