@@ -12,8 +12,10 @@ use std::time::Instant;
 
 use seed_format::StorePath;
 use seed_fuse::mount::SeedFs;
+use seed_image::binary_cache;
 use seed_image::image_file;
 use seed_image::reference::Reference;
+use seed_image::transport::TransportOptions;
 use seed_sandbox::{BuildRecord, Delivery, Destination, Nix, Online, Phase, Secrets};
 
 use crate::error::{Result, ResultExt, failed, usage};
@@ -99,9 +101,15 @@ impl Destinations {
             Ok(value) => Ok((name.clone(), value)),
             Err(_) => Err(usage(format!("--to-env {name}: there is no such variable, or it is no text"))),
         };
+        let netrc = flags.netrc.as_ref().map(read).transpose()?;
+        for (text, place) in &places {
+            if let Place::Online(Online::Url(url)) = place {
+                ask(session, url, netrc.as_deref()).context(|| format!("nothing can be put into {text}"))?;
+            }
+        }
         let mut destinations = Self {
             environment: flags.to_env.iter().map(variable).collect::<Result<_>>()?,
-            netrc: flags.netrc.as_ref().map(read).transpose()?,
+            netrc,
             places,
             sign_key,
             work: None,
@@ -213,6 +221,12 @@ fn place(text: &str) -> Result<Place> {
         };
     }
     if ["http://", "https://", "s3://"].iter().any(|scheme| text.starts_with(scheme)) {
+        let authority = text.split_once("://").map(|(_, rest)| rest.split(['/', '?', '#']).next());
+        if authority.flatten().is_some_and(|authority| authority.contains('@')) {
+            // Everybody sees the arguments of programs. The text is not repeated.
+            return Err(usage("an address of --to has a user or a password in it"))
+                .hint("write them into a netrc file: --netrc FILE");
+        }
         return Ok(Place::Online(Online::Url(with_compression(text))));
     }
     if let Some(root) = text.strip_prefix("local?root=") {
@@ -244,12 +258,24 @@ fn with_compression(url: &str) -> String {
     }
 }
 
+/// Asks a binary cache whether it lets us in, as Nix will.
+fn ask(session: &Session<'_>, url: &str, netrc: Option<&str>) -> Result<()> {
+    if url.starts_with("s3:") {
+        return Ok(());
+    }
+    let options = TransportOptions { ca_file: certificates(session), ..session.transport_options() };
+    binary_cache::ask(url, netrc, &options).hint(URL_HINT)
+}
+
+const URL_HINT: &str =
+    "the server must take PUT; credentials come from --netrc FILE, roots of trust from NIX_SSL_CERT_FILE";
+
 fn online_hint(online: &Online) -> &'static str {
     match online {
         Online::Url(url) if url.starts_with("s3://") => {
             "name the credentials: --to-env AWS_ACCESS_KEY_ID --to-env AWS_SECRET_ACCESS_KEY; a Nix that was built without S3 takes file:///DIR alone"
         }
-        Online::Url(_) => "the server must take PUT; credentials come from --netrc FILE",
+        Online::Url(_) => URL_HINT,
         Online::Root(_) => "the directory must belong to who runs this",
     }
 }
@@ -287,7 +313,11 @@ fn certificates(session: &Session<'_>) -> Option<PathBuf> {
 
 fn on_path(program: &str) -> bool {
     std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| is_program(&dir.join(program))))
+}
+
+fn is_program(file: &Path) -> bool {
+    file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
 /// Cachix reads the machine's own store.
@@ -354,10 +384,19 @@ mod tests {
         ] {
             assert_eq!(place(text).unwrap(), expected, "{text}");
         }
-        for text in
-            ["file://srv", "file:///a?compression=xz", "cachix:", "cachix:--x", "ssh://host", "daemon", ""]
-        {
-            assert_eq!(place(text).unwrap_err().exit(), crate::error::Exit::Usage, "{text}");
+        for text in [
+            "file://srv",
+            "file:///a?compression=xz",
+            "https://user:secret@host/c",
+            "cachix:",
+            "cachix:--x",
+            "ssh://host",
+            "daemon",
+            "",
+        ] {
+            let error = place(text).unwrap_err();
+            assert_eq!(error.exit(), crate::error::Exit::Usage, "{text}");
+            assert!(!error.causes().join(" ").contains("secret"), "{text}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod binary_cache;
 pub mod capture;
 pub mod closure;
 pub mod database;

@@ -18,6 +18,33 @@ pub(crate) struct Server {
 impl Server {
     /// nginx, which keeps what is PUT.
     pub(crate) fn nginx(program: &Program) -> Self {
+        Self::nginx_with(program, "", "")
+    }
+
+    /// nginx by TLS, for `127.0.0.1` and with a certificate of a root that nobody knows: `ca.pem` beside
+    /// `nginx.conf`. Lets nobody in but `builder` with this password.
+    pub(crate) fn private_nginx(program: &Program, password: &str) -> Self {
+        let home = program.home().join("nginx");
+        std::fs::create_dir_all(&home).unwrap();
+        let script = r#"
+            key="-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+            openssl req -x509 $key -subj /CN=root -keyout ca.key -out ca.pem
+            openssl req $key -subj /CN=server -keyout server.key -out server.csr
+            echo subjectAltName=IP:127.0.0.1 > extensions
+            openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+                -extfile extensions -out server.pem
+            htpasswd -nbm builder "$0" > passwords"#;
+        let made = Command::new("sh").args(["-euc", script, password]).current_dir(&home).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let home = home.display();
+        let access = format!(
+            "ssl_certificate {home}/server.pem; ssl_certificate_key {home}/server.key;\n\
+             auth_basic cache; auth_basic_user_file {home}/passwords;"
+        );
+        Self::nginx_with(program, " ssl", &access)
+    }
+
+    fn nginx_with(program: &Program, listen: &str, more: &str) -> Self {
         let host = free_host();
         let home = program.home().join("nginx");
         std::fs::create_dir_all(home.join("files")).unwrap();
@@ -29,7 +56,7 @@ impl Server {
                  events {{}}\n\
                  http {{ access_log off; client_body_temp_path {home}/body; proxy_temp_path {home}/proxy;\n\
                  fastcgi_temp_path {home}/fastcgi; uwsgi_temp_path {home}/uwsgi; scgi_temp_path {home}/scgi;\n\
-                 server {{ listen {host}; root {home}/files; client_max_body_size 0;\n\
+                 server {{ listen {host}{listen}; root {home}/files; client_max_body_size 0; {more}\n\
                  location / {{ dav_methods PUT; create_full_put_path on; }} }} }}\n"
             ),
         );
