@@ -5,10 +5,12 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use crate::error::{Result, ResultExt};
 use crate::session::Session;
@@ -22,18 +24,27 @@ pub(crate) struct Temporary {
 }
 
 impl Temporary {
-    /// Makes a directory for `purpose`. No two of a process have the same purpose at the same time.
+    /// Makes a directory for `purpose`.
     pub(crate) fn new(session: &Session<'_>, purpose: &str) -> Result<Self> {
-        let path = parent(session).join(format!("{purpose}-{}", std::process::id()));
-        let context = || format!("cannot make {}", path.display());
-        // Of a process that had this number and was killed.
-        remove(&path);
-        let on_signal = path.clone();
-        let undo = signals::undo_on_signal(move || remove(&on_signal));
-        fs::create_dir_all(&path).context(context)?;
-        let lock = File::open(&path).context(context)?;
-        flock(&lock, FlockOperation::LockExclusive).context(context)?;
-        Ok(Self { path, _lock: lock, _undo: undo })
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let parent = parent(session);
+        let context = |path: &Path| format!("cannot make {}", path.display());
+        fs::create_dir_all(&parent).context(|| context(&parent))?;
+        loop {
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let path = parent.join(format!("{purpose}-{}-{number}", std::process::id()));
+            // In another container that shares the cache a process may have the same number.
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                made => made.context(|| context(&path))?,
+            }
+            let on_signal = path.clone();
+            let undo = signals::undo_on_signal(move || remove(&on_signal));
+            // Another process's sweep may take the directory before it is locked: then make another.
+            if let Some(lock) = lock(&path).context(|| context(&path))? {
+                return Ok(Self { path, _lock: lock, _undo: undo });
+            }
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -51,11 +62,24 @@ impl Drop for Temporary {
 pub(crate) fn sweep(session: &Session<'_>) {
     let Ok(entries) = fs::read_dir(parent(session)) else { return };
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-        let Ok(dir) = File::open(&path) else { continue };
-        if flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        if let Ok(Some(_held)) = lock(&path) {
             remove(&path);
         }
     }
+}
+
+/// Locks a directory; `None` if another process has it, or it is gone.
+fn lock(path: &Path) -> io::Result<Option<File>> {
+    let directory = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => return Ok(None),
+        locked => locked?,
+    }
+    // A removed directory has no links: it was removed between opening and locking.
+    Ok((directory.metadata()?.nlink() > 0).then_some(directory))
 }
 
 fn parent(session: &Session<'_>) -> PathBuf {
@@ -80,4 +104,26 @@ fn make_writable(dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_of_one_process_while_it_is_there() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("one");
+        assert!(lock(&path).unwrap().is_none(), "there is none");
+        fs::create_dir(&path).unwrap();
+        let held = lock(&path).unwrap().unwrap();
+        assert!(lock(&path).unwrap().is_none(), "it is held");
+        drop(held);
+        assert!(lock(&path).unwrap().is_some());
+
+        // Removed by a sweep in the moment before it was locked.
+        let gone = File::open(&path).unwrap();
+        fs::remove_dir(&path).unwrap();
+        assert_eq!(gone.metadata().unwrap().nlink(), 0);
+    }
 }
