@@ -10,9 +10,9 @@ use seed_image::capture::{
     self, FlakeRequest, Missing, Nix as HostNix, Present, Record, Rule, changed_source, diagnose,
 };
 use seed_image::reference::Reference;
-use seed_image::verify::registered;
+use seed_image::verify::{realised, registered};
 use seed_policy::System;
-use seed_sandbox::{Nix, Replay, Use, Workspace, flake_of_workspace};
+use seed_sandbox::{Nix, Replay, SandboxError, Use, Workspace, flake_of_workspace};
 use serde::Serialize;
 
 use crate::error::{Result, ResultExt, failed};
@@ -106,25 +106,39 @@ fn replay(
     project.gather_source(&clean)?;
     changed_source(&clean, &changed, contents)?;
     let flake = sandboxes::below(project, flake_of_workspace(&changed));
-    let nix = Nix::of_seed(fs)?;
-    let spec = || {
-        let workspace = Workspace { directory: changed.clone(), writable: true };
-        sandboxes::spec(session, fs, Some(workspace), &Default::default())
+    let replays = match Nix::of_seed(fs) {
+        Ok(nix) => {
+            let spec = || {
+                let workspace = Workspace { directory: changed.clone(), writable: true };
+                sandboxes::spec(session, fs, Some(workspace), &Default::default())
+            };
+            let forwarded = signals::forwarded();
+            let replays = seed_sandbox::check(&admitted.approved, &nix, &flake, &uses, spec);
+            drop(forwarded);
+            replays?
+        }
+        Err(error @ SandboxError::NoNix) => uses.into_iter().map(|wanted| untried(wanted, &error)).collect(),
+        Err(error) => return Err(error.into()),
     };
-    let forwarded = signals::forwarded();
-    let replays = seed_sandbox::check(&admitted.approved, &nix, &flake, &uses, spec);
-    drop(forwarded);
-    let replays = replays?;
 
-    let on_disk: BTreeSet<StorePath> = fs.index().whole()?.paths().map(|path| path.store_path()).collect();
-    let registered = registered(&database(fs)?, &on_disk).context(|| "cannot use the seed's database")?;
-    let present = Present { on_disk: &on_disk, registered: &registered };
     let captured = match record {
         None if replays.iter().any(|replay| !replay.complete) => rules(session, project),
         _ => None,
     };
     let record = record.or(captured.as_ref());
+    let database = database(fs)?;
+    let unusable = || "cannot use the seed's database";
+    let on_disk: BTreeSet<StorePath> = fs.index().whole()?.paths().map(|path| path.store_path()).collect();
+    let registered = registered(&database, &on_disk).context(unusable)?;
+    let outputs = record.map(|record| record.realisations.keys().cloned().collect()).unwrap_or_default();
+    let realised = realised(&database, &outputs).context(unusable)?;
+    let present = Present { on_disk: &on_disk, registered: &registered, realised: &realised };
     Ok(replays.into_iter().map(|replay| Outcome::new(replay, record, present)).collect())
+}
+
+/// How an output does in a seed that has nothing to build it with.
+fn untried((attribute, done): (String, Use), why: &SandboxError) -> Replay {
+    Replay { attribute, done, complete: false, messages: format!("error: {why}\n"), seconds: 0.0 }
 }
 
 /// The seed's database of registered paths.

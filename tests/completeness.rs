@@ -15,6 +15,7 @@ use std::process::Command;
 use program::{Program, Run};
 use seed_format::StorePath;
 use seed_image::capture::{Captured, FlakeRequest, Nix, flake};
+use seed_image::closure::Realisation;
 use seed_image::pack::{Options, pack};
 use seed_image::seed::label;
 use seed_image::transport::Layout;
@@ -70,6 +71,14 @@ impl Demo {
         fs::write(file, text.replace(from, to)).unwrap();
     }
 
+    /// An expression for a file that evaluation fetches.
+    fn words_fetched_by_hash(&self) -> String {
+        let file = "/nix/var/inputs/words/words.txt";
+        let hash = Command::new("nix").args(["hash", "file", file]).output().unwrap();
+        let hash = String::from_utf8(hash.stdout).unwrap();
+        format!(r#"builtins.fetchurl {{ url = "file://{file}"; sha256 = "{}"; }}"#, hash.trim())
+    }
+
     fn seed(&self, args: &[&str]) -> Run {
         let mut command = self.program.command(args);
         Run::of(command.current_dir(&self.dir))
@@ -96,9 +105,19 @@ impl Demo {
             (label::TARGETS.to_owned(), serde_json::to_string(&captured.targets).unwrap()),
             (label::NIX_VERSION.to_owned(), captured.nix_version.clone()),
         ]);
+        if !captured.features.is_empty() {
+            options.labels.insert(label::NIX_FEATURES.to_owned(), captured.features.join(" "));
+        }
         let mut closure = captured.closure.clone();
         match damage {
             None => {}
+            Some(Damage::Unknown(path)) => {
+                closure.realisations.retain(|known| known.path != *path);
+                closure.realisations = std::mem::take(&mut closure.realisations)
+                    .into_iter()
+                    .map(|known| Realisation { references: BTreeSet::new(), ..known })
+                    .collect();
+            }
             Some(Damage::Removed(path)) => closure = closure.without(&BTreeSet::from([path.clone()])),
             Some(Damage::Unregistered(path)) => {
                 options.unregistered.insert(path.clone());
@@ -110,11 +129,43 @@ impl Demo {
     }
 }
 
-/// What a seed lacks: a path with all that refers to it, or their rows in the database.
+/// What a seed lacks of a path.
 #[derive(Debug)]
 enum Damage {
+    /// The path, with all that refers to it.
     Removed(StorePath),
+    /// Its row in the database.
     Unregistered(StorePath),
+    /// The row that says of which derivation it is an output.
+    Unknown(StorePath),
+}
+
+impl Damage {
+    fn path(&self) -> &StorePath {
+        let (Self::Removed(path) | Self::Unregistered(path) | Self::Unknown(path)) = self;
+        path
+    }
+}
+
+impl Demo {
+    /// Fails unless `seed check` of the damaged seed names what is missing, and the rule, wherever it fails.
+    fn names_damage(&self, captured: &Captured, damage: &Damage, rule: u8) {
+        let reference = self.pack(captured, Some(damage));
+        let run = self.seed(&["check", &reference, "--json"]).ended_with(1);
+        let start = format!("{} is missing: it breaks ", damage.path());
+        let names_it = |outcome: &serde_json::Value| {
+            let lines = outcome["missing"].as_array().unwrap().iter().map(|line| line.as_str().unwrap());
+            lines.filter(|line| line.starts_with(&start)).any(|line| line.contains(&format!("rule {rule} (")))
+        };
+        let outcomes = run.json();
+        let failed: Vec<_> = outcomes.iter().filter(|outcome| outcome["complete"] == false).collect();
+        assert!(
+            !failed.is_empty() && failed.iter().all(|outcome| names_it(outcome)),
+            "{damage:?}\n{}",
+            run.stdout
+        );
+        run.says("is not complete").says("seed pack --lock");
+    }
 }
 
 #[test]
@@ -141,24 +192,7 @@ fn what_is_missing_is_named_with_its_rule() {
             (Damage::Removed(named("diffutils")), 5),
             (Damage::Unregistered(named("bash-5")), 7),
         ] {
-            let reference = demo.pack(&captured, Some(&damage));
-            let run = demo.seed(&["check", &reference, "--json"]).ended_with(1);
-            let (Damage::Removed(path) | Damage::Unregistered(path)) = &damage;
-            let start = format!("{path} is missing: it breaks ");
-            let names_it = |outcome: &serde_json::Value| {
-                let lines = outcome["missing"].as_array().unwrap().iter().map(|line| line.as_str().unwrap());
-                lines
-                    .filter(|line| line.starts_with(&start))
-                    .any(|line| line.contains(&format!("rule {rule} (")))
-            };
-            let outcomes = run.json();
-            let failed: Vec<_> = outcomes.iter().filter(|outcome| outcome["complete"] == false).collect();
-            assert!(
-                !failed.is_empty() && failed.iter().all(|outcome| names_it(outcome)),
-                "{damage:?}\n{}",
-                run.stdout
-            );
-            run.says("is not complete").says("seed pack --lock");
+            demo.names_damage(&captured, &damage, rule);
         }
     });
 }
@@ -181,26 +215,61 @@ fn apps_are_tried_and_other_systems_are_not() {
     });
 }
 
-/// The builder reads what is only on the machine that packs: built again, it fails. Not the app: Nix 2.8
-/// cannot build one output alone of what depends on such a derivation.
+/// What the input side builds reads what is only on the machine that packs: built again, it fails. One of it
+/// is content-addressed, another is made of that, and the project's own outputs are content-addressed too.
 #[test]
 fn content_addressed_outputs_are_known_and_not_built_again() {
-    let versions = ["2.8"];
+    let versions = ["2.8", "2.26", "2.34"];
     with_nix(&versions, "content_addressed_outputs_are_known_and_not_built_again", |demo| {
+        let by_content = r#"__contentAddressed = true;
+        outputHashMode = "recursive";
+        outputHashAlgo = "sha256";"#;
         demo.edit(
             "      sprout = pkgs.mkDerivation {",
-            r#"      measured = pkgs.runCommand "measured" {
-        __contentAddressed = true;
-        outputHashMode = "recursive";
-        outputHashAlgo = "sha256";
-      } "read -r word < /nix/var/inputs/words/words.txt; echo $word > $out";
-      sprout = pkgs.mkDerivation {"#,
+            &format!(
+                r#"      measured = pkgs.runCommand "measured" {{
+        outputs = [ "out" "bin" "log" ];
+        {by_content}
+      }} "
+        mkdir -p $bin/bin
+        read -r word < /nix/var/inputs/words/words.txt
+        echo $word | tee $out $log > $bin/bin/measure
+        chmod +x $bin/bin/measure
+      ";
+      counted = pkgs.runCommand "counted" {{ inherit measured; nativeBuildInputs = [ pkgs.xz ]; }} "
+        xz --version
+        read -r word < /nix/var/inputs/words/words.txt
+        echo $word $measured > $out
+      ";
+      sprout = pkgs.mkDerivation {{
+        {by_content}
+        inherit measured counted;"#
+            ),
         );
-        demo.edit("doCheck = true;", "doCheck = true; inherit measured;");
-        let attr = "packages.x86_64-linux.default";
-        let mut command = demo.program.command(["pack", "--attr", attr, "--to", "oci:seeds:main"]);
-        command.current_dir(&demo.dir).env("NIX_CONFIG", "extra-experimental-features = ca-derivations");
-        Run::of(&mut command).ended_with(0).says("check");
+        demo.edit(
+            "      apps.x86_64-linux.default = {",
+            r#"      apps.x86_64-linux.measure = {
+        type = "app";
+        program = "${measured.bin}/bin/measure";
+      };
+      apps.x86_64-linux.default = {"#,
+        );
+        demo.edit("VENDORED = vendored;", "VENDORED = vendored; COUNTED = counted;");
+        let run = demo.seed(&["pack", "--to", "oci:seeds:main"]).ended_with(0).says("check");
+        let seed = run.stdout.trim();
+
+        fs::write(demo.dir.join("VERSION"), "1.5.0\n").unwrap();
+        let run = demo.seed(&["build", "--no-link", "--json", "--seed", seed]).ended_with(0);
+        let outputs = run.json()[0]["targets"][0]["outputs"].as_array().unwrap().len();
+        assert_eq!(outputs, 4, "{}", run.stdout);
+        let read = r#"read -r word measured < $COUNTED; read -r same < $measured; test "$word" = "$same""#;
+        demo.seed(&["develop", "--seed", seed, "--command", "bash", "-c", read]).ended_with(0);
+
+        let captured = demo.capture();
+        for name in ["measured-0", "counted-0"] {
+            let path = captured.record.roots.keys().find(|path| path.name() == name).expect("such a path");
+            demo.names_damage(&captured, &Damage::Unknown(path.clone()), 8);
+        }
     });
 }
 
@@ -282,9 +351,7 @@ fn what_evaluation_fetches_by_hash_is_there() {
         let locked =
             |input: &str, key: &str| lock["nodes"][input]["locked"][key].as_str().unwrap().to_owned();
         let package_set = locked("nixpkgs", "narHash");
-        let words =
-            Command::new("nix").args(["hash", "file", "/nix/var/inputs/words/words.txt"]).output().unwrap();
-        let words = String::from_utf8(words.stdout).unwrap();
+        let words = demo.words_fetched_by_hash();
         demo.edit(
             "src = self;",
             &format!(
@@ -295,14 +362,13 @@ fn what_evaluation_fetches_by_hash_is_there() {
             url = "file:///nix/var/inputs/nixpkgs.tar.gz";
             sha256 = "{package_set}";
           }})
-          (builtins.fetchurl {{ url = "file:///nix/var/inputs/words/words.txt"; sha256 = "{}"; }})
+          ({words})
           (builtins.fetchTree {{
             type = "tarball";
             url = "file:///nix/var/inputs/nixpkgs.tar.gz";
             narHash = "{package_set}";
           }}).outPath
-        ];"#,
-                words.trim()
+        ];"#
             ),
         );
         demo.seed(&["pack", "--to", "oci:seeds:main"]).ended_with(0);

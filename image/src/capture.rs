@@ -5,7 +5,7 @@
 //! has. The project is evaluated as it is and with its source changed. What differs is the *project's own*,
 //! and is built in the seed; what its derivations are made of goes in.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ use seed_format::{Digest, StorePath};
 use serde::Deserialize;
 
 use crate::closure::{Closure, Programs};
+use crate::derivation::Derivation;
 use crate::progress::Progress;
 use crate::store::Store;
 
@@ -46,7 +47,7 @@ use note::find_lookups;
 use perturb::Change;
 use plain::closure_of;
 use project::Project;
-use realise::Realiser;
+use realise::{Realised, Realiser};
 use scratch::Scratch;
 use select::{Evaluations, Item};
 
@@ -175,17 +176,16 @@ pub fn flake(request: &FlakeRequest, nix: &Nix, progress: &dyn Progress) -> Resu
     progress.begin("fetch", 0);
     realiser.fetch(&needed)?;
     progress.begin("realise", 0);
-    let roots = realiser.realise(&needed)?;
+    let realised = realiser.realise(&needed)?;
 
-    let closure = capture.closure(&original, &nix_path, &roots)?;
+    let closure = capture.closure(&original, &nix_path, &realised)?;
     notes.extend(capture.notes(&original, &project)?);
-    let references =
-        closure.paths.iter().map(|(path, info)| (path.clone(), info.references.clone())).collect();
+    let record = Record::new(realised.roots, &closure);
     Ok(Captured {
         closure,
         targets,
         source: project.info,
-        record: Record { roots, references },
+        record,
         nix_version: nix.full_version().to_owned(),
         features: features(&original),
         notes,
@@ -195,8 +195,7 @@ pub fn flake(request: &FlakeRequest, nix: &Nix, progress: &dyn Progress) -> Resu
 
 /// What Nix must be allowed to do to build the outputs.
 fn features(evaluation: &Evaluation) -> Vec<&'static str> {
-    let mut outputs = evaluation.derivations.values().flat_map(|derivation| derivation.outputs.values());
-    if outputs.any(|output| output.path.is_none() && !output.fixed) {
+    if evaluation.derivations.values().any(Derivation::is_placeless) {
         vec!["ca-derivations"]
     } else {
         Vec::new()
@@ -334,13 +333,16 @@ impl Capture<'_> {
         &self,
         evaluation: &Evaluation,
         nix: &StorePath,
-        roots: &BTreeMap<StorePath, BTreeSet<Rule>>,
+        realised: &Realised,
     ) -> Result<Closure, CaptureError> {
         let output = |used: &Option<Use>, file: &str| {
             let used = used.as_ref()?;
             let outputs = evaluation.derivations[&used.derivation].outputs.iter();
-            let paths = outputs.filter(|(name, _)| used.outputs.contains(*name));
-            let mut paths = paths.filter_map(|(_, output)| output.path.as_ref());
+            let wanted = outputs.filter(|(name, _)| used.outputs.contains(*name));
+            let mut paths = wanted.filter_map(|(name, output)| {
+                let noted = || realised.noted.get(&(used.derivation.clone(), name.clone()));
+                output.path.as_ref().or_else(noted)
+            });
             paths.find(|path| real_path(&self.root, path).join(file).symlink_metadata().is_ok()).cloned()
         };
         let programs = Programs {
@@ -349,7 +351,8 @@ impl Capture<'_> {
             env: output(&evaluation.tools, "bin/env"),
             certificates: output(&evaluation.certificates, "etc/ssl/certs/ca-bundle.crt"),
         };
-        closure_of(&Store::open(&self.root)?, roots.keys().cloned(), programs)
+        let noted = realised.noted.values().cloned().collect();
+        closure_of(&Store::open(&self.root)?, realised.roots.keys().cloned(), &noted, programs)
     }
 
     fn notes(&self, evaluation: &Evaluation, project: &Project) -> Result<Vec<Note>, CaptureError> {

@@ -42,7 +42,8 @@ pub struct Derivation {
 /// An output of a derivation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
-    /// Where it will be; `None` where that follows from its content (a floating content-addressed output).
+    /// Where it will be; `None` where that follows from its content (a floating content-addressed output), or
+    /// from that of what it is made of.
     pub path: Option<StorePath>,
     /// Whether the derivation says what its hash is.
     pub fixed: bool,
@@ -94,6 +95,12 @@ impl Derivation {
     /// makes is the same however it is made.
     pub fn is_fixed(&self) -> bool {
         !self.outputs.is_empty() && self.outputs.values().all(|output| output.fixed)
+    }
+
+    /// Whether places of its outputs are known only when they are built: it is content-addressed, or made of
+    /// something that is.
+    pub fn is_placeless(&self) -> bool {
+        self.outputs.values().any(|output| output.path.is_none())
     }
 }
 

@@ -174,11 +174,13 @@ impl Store {
         })
     }
 
-    /// The known outputs of content-addressed derivations that are among `paths`. Where its feature is on, Nix
-    /// notes the outputs of other derivations, too; nobody asks for those, and they are left out.
+    /// The known outputs that are among `paths`: of content-addressed derivations, and those of `noted`, which
+    /// are made of such. Where its feature is on, Nix notes the outputs of other derivations, too; nobody asks
+    /// for those, and they are left out.
     pub fn realisations(
         &self,
         paths: &BTreeMap<StorePath, PathInfo>,
+        noted: &BTreeSet<StorePath>,
     ) -> Result<BTreeSet<Realisation>, StoreError> {
         let has_tables = || -> rusqlite::Result<bool> {
             let count: i64 = self.database.query_row(
@@ -204,7 +206,7 @@ impl Store {
         let mut known = BTreeMap::new();
         for (id, derivation, output, path) in rows().map_err(|source| self.failed(source))? {
             let path = self.path(path)?;
-            if paths.get(&path).is_some_and(|info| info.ca.is_some()) {
+            if paths.get(&path).is_some_and(|info| info.ca.is_some() || noted.contains(&path)) {
                 known.insert(id, Realisation { derivation, output, path, references: BTreeSet::new() });
             }
         }

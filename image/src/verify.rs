@@ -30,7 +30,7 @@ mod database;
 mod frames;
 mod layer;
 
-pub use database::{DatabaseFault, check as check_database, registered};
+pub use database::{DatabaseFault, check as check_database, realised, registered};
 
 /// What was verified.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -222,7 +222,9 @@ impl Machine {
             std::os::unix::fs::symlink(&self.lower, root.join("nix")).unwrap();
         }
         let registered = Store::open(&root).unwrap().valid_paths().unwrap();
-        diagnose(&captured.record, Present { on_disk: &on_disk.collect(), registered: &registered }, messages)
+        let realised = captured.record.realisations.keys().cloned().collect();
+        let present = Present { on_disk: &on_disk.collect(), registered: &registered, realised: &realised };
+        diagnose(&captured.record, present, messages)
     }
 }
 

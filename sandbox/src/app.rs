@@ -1,12 +1,15 @@
 //! An app, as far as it can be tried without starting it.
 
-use std::io::Write;
+use std::fs;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
+use seed_format::StorePath;
+use seed_image::derivation;
 use seed_policy::Approved;
 use serde::Deserialize;
 
-use crate::build::Builder;
+use crate::build::{Builder, path_in};
 use crate::error::SandboxError;
 use crate::nix::Nix;
 use crate::protocol::Network;
@@ -18,16 +21,23 @@ use crate::spec::Spec;
 #[derive(Debug, Deserialize)]
 struct App {
     program: String,
-    /// `DERIVATION!OUTPUT`s that the program's path depends on.
+    /// The outputs that the program's path depends on.
+    uses: Vec<Use>,
+}
+
+/// Outputs of a derivation.
+#[derive(Debug, Deserialize)]
+struct Use {
+    derivation: StorePath,
     outputs: Vec<String>,
 }
 
 /// Asked of each app: its program is a text that knows what it was made of, or an app is a derivation.
 const APP_QUESTION: &str = "app: let program = app.program or (builtins.toString app); \
     context = builtins.getContext program; \
-    of = drv: map (name: \"${drv}!${name}\") (context.${drv}.outputs or [ ]); \
+    uses = builtins.filter (path: context.${path} ? outputs) (builtins.attrNames context); \
     in { program = builtins.unsafeDiscardStringContext program; \
-    outputs = builtins.concatLists (map of (builtins.attrNames context)); }";
+    uses = map (path: { derivation = path; inherit (context.${path}) outputs; }) uses; }";
 
 /// Does what `nix run` does before it starts the program of an app. Gives whether the program is there.
 pub(crate) fn prepare_app(
@@ -59,9 +69,7 @@ fn prepare(builder: &mut Builder<'_>, flake: &str, attribute: &str) -> Result<bo
         command: format!("nix eval {installable}"),
         expected: "an app",
     })?;
-    let outputs = app.outputs.iter().map(String::as_str);
-    let realise: Vec<_> = ["--realise", "--no-gc-warning"].into_iter().chain(outputs).collect();
-    let made = if app.outputs.is_empty() { String::new() } else { builder.ask("nix-store", &realise)? };
+    let made = realise(builder, &app.uses)?;
     for program in app.places(&made) {
         match builder.sandbox.open(program.as_ref()) {
             Ok(_) => return Ok(true),
@@ -79,15 +87,46 @@ fn prepare(builder: &mut Builder<'_>, flake: &str, attribute: &str) -> Result<bo
     Ok(false)
 }
 
+/// Builds the outputs, and gives their places.
+fn realise(builder: &mut Builder<'_>, uses: &[Use]) -> Result<Vec<String>, SandboxError> {
+    let mut wanted = Vec::new();
+    let mut others = Vec::new();
+    for used in uses {
+        let installable = |output: &String| format!("{}!{output}", used.derivation);
+        wanted.extend(used.outputs.iter().map(installable));
+        let asked_with_them = inseparable(builder, &used.derivation)?;
+        others.extend(asked_with_them.iter().filter(|name| !used.outputs.contains(name)).map(installable));
+    }
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let all = wanted.iter().chain(&others).map(String::as_str);
+    let arguments: Vec<_> = ["--realise", "--no-gc-warning"].into_iter().chain(all).collect();
+    let made = builder.ask("nix-store", &arguments)?;
+    Ok(made.lines().take(wanted.len()).map(str::to_owned).collect())
+}
+
+/// The outputs without which none of a derivation can be asked for: where their places follow from what is
+/// in them, `nix-store` of Nix 2.8 and of 2.34 wants to know all places in order to tell one, and it learns
+/// those of the outputs that it was asked for alone. `nix run` wants no more than it needs.
+fn inseparable(builder: &mut Builder<'_>, path: &StorePath) -> Result<Vec<String>, SandboxError> {
+    let store = builder.store()?;
+    let unreadable = |source| SandboxError::Output { path: path.to_string(), source };
+    let text = fs::read(path_in(&store, path)).map_err(unreadable)?;
+    let outputs = derivation::outputs(&text).map_err(|error| unreadable(io::Error::other(error)))?;
+    let unknown = outputs.values().any(|output| output.path.is_none());
+    Ok(if unknown { outputs.into_keys().collect() } else { Vec::new() })
+}
+
 impl App {
     /// Where the program may be. What is made by a content-addressed derivation is named by a placeholder
     /// for the output until it is built: `/1rz4g4znpzjwh1xymhjpm42vipw92pr73vdgl6xs1hycac8kf2n9/bin/hello`.
-    fn places(&self, made: &str) -> Vec<String> {
+    fn places(&self, made: &[String]) -> Vec<String> {
         if self.program.starts_with("/nix/store/") {
             return vec![self.program.clone()];
         }
         let below = self.program.trim_start_matches('/').split_once('/').map_or("", |(_, below)| below);
-        made.lines().map(|output| format!("{output}/{below}")).collect()
+        made.iter().map(|output| format!("{output}/{below}")).collect()
     }
 }
 
@@ -97,10 +136,10 @@ mod tests {
 
     #[test]
     fn an_app_of_an_unknown_place_is_where_its_output_is() {
-        let app = |program: &str| App { program: program.into(), outputs: Vec::new() };
-        let made = "/nix/store/a\n/nix/store/b\n";
-        assert_eq!(app("/nix/store/c/bin/x").places(made), ["/nix/store/c/bin/x"]);
-        assert_eq!(app("/1rz4g4z/bin/x").places(made), ["/nix/store/a/bin/x", "/nix/store/b/bin/x"]);
-        assert_eq!(app("/1rz4g4z/bin/x").places(""), Vec::<String>::new());
+        let app = |program: &str| App { program: program.into(), uses: Vec::new() };
+        let made = ["/nix/store/a", "/nix/store/b"].map(str::to_owned);
+        assert_eq!(app("/nix/store/c/bin/x").places(&made), ["/nix/store/c/bin/x"]);
+        assert_eq!(app("/1rz4g4z/bin/x").places(&made), ["/nix/store/a/bin/x", "/nix/store/b/bin/x"]);
+        assert_eq!(app("/1rz4g4z/bin/x").places(&[]), Vec::<String>::new());
     }
 }

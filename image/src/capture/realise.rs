@@ -15,6 +15,16 @@ use crate::derivation::Derivation;
 /// Most paths that one command gets: all of them must fit into its arguments.
 const BATCH: usize = 4000;
 
+/// What is there now.
+#[derive(Debug, Default)]
+pub(crate) struct Realised {
+    /// The paths that rules name.
+    pub(crate) roots: BTreeMap<StorePath, BTreeSet<Rule>>,
+    /// Where the outputs are whose places were not known before they were built, by derivation and name:
+    /// nothing but Nix's note of the build leads to them.
+    pub(crate) noted: BTreeMap<(StorePath, String), StorePath>,
+}
+
 /// Where things are realised, and from where they may come.
 pub(crate) struct Realiser<'a> {
     pub(crate) nix: &'a Nix,
@@ -26,7 +36,7 @@ pub(crate) struct Realiser<'a> {
 impl Realiser<'_> {
     /// With the network: what is fixed by a hash, and what substituters have built.
     pub(crate) fn fetch(&self, needed: &Needed) -> Result<(), CaptureError> {
-        let plan = self.plan(&arguments(needed))?;
+        let plan = self.plan(&arguments(needed, self.derivations))?;
         self.run_all(&shown(&plan.fetched), |command| command)?;
         let fixed: Vec<_> = plan
             .built
@@ -37,29 +47,35 @@ impl Realiser<'_> {
         self.run_all(&fixed, |command| command)
     }
 
-    /// Without a network: everything else. Gives the paths that rules name.
-    pub(crate) fn realise(
-        &self,
-        needed: &Needed,
-    ) -> Result<BTreeMap<StorePath, BTreeSet<Rule>>, CaptureError> {
-        self.run_all(&arguments(needed), |command| command.offline().setting("substitute", "false"))?;
-        let mut roots: BTreeMap<StorePath, BTreeSet<Rule>> = BTreeMap::new();
+    /// Without a network: everything else.
+    pub(crate) fn realise(&self, needed: &Needed) -> Result<Realised, CaptureError> {
+        self.run_all(&arguments(needed, self.derivations), |command| {
+            command.offline().setting("substitute", "false")
+        })?;
+        let mut realised = Realised::default();
         for (item, rules) in &needed.0 {
             let path = match item {
                 Item::Path(path) => path.clone(),
-                Item::Output { derivation, output } => self.output_path(derivation, output)?,
+                Item::Output { derivation, output } => match self.known_path(derivation, output) {
+                    Some(path) => path,
+                    None => {
+                        let path = self.noted_path(derivation, output)?;
+                        realised.noted.insert((derivation.clone(), output.clone()), path.clone());
+                        path
+                    }
+                },
             };
-            roots.entry(path).or_default().extend(rules);
+            realised.roots.entry(path).or_default().extend(rules);
         }
-        Ok(roots)
+        Ok(realised)
     }
 
-    fn output_path(&self, derivation: &StorePath, output: &str) -> Result<StorePath, CaptureError> {
-        let known = self.derivations.get(derivation).and_then(|known| known.outputs.get(output));
-        if let Some(path) = known.and_then(|output| output.path.as_ref()) {
-            return Ok(path.clone());
-        }
-        // The place of a content-addressed output is known now that it was built.
+    fn known_path(&self, derivation: &StorePath, output: &str) -> Option<StorePath> {
+        self.derivations.get(derivation)?.outputs.get(output)?.path.clone()
+    }
+
+    /// The place of an output that follows from what is in it, now that it was built.
+    fn noted_path(&self, derivation: &StorePath, output: &str) -> Result<StorePath, CaptureError> {
         let argument = format!("{derivation}!{output}");
         let printed =
             self.realise_command().arg(argument).offline().setting("substitute", "false").output()?;
@@ -126,23 +142,34 @@ fn shown(paths: &BTreeSet<StorePath>) -> Vec<String> {
 
 /// `DERIVATION!OUTPUT,…` for each derivation; paths as they are. Derivations that are needed as files are
 /// there already, and would be built if they were named.
-fn arguments(needed: &Needed) -> Vec<String> {
-    let mut outputs: BTreeMap<&StorePath, Vec<&str>> = BTreeMap::new();
+///
+/// Of a derivation whose outputs have no known places all are named: Nix 2.8 and 2.34 want to know all
+/// places in order to tell one, and learn those of the outputs that they were asked for alone.
+fn arguments(needed: &Needed, derivations: &BTreeMap<StorePath, Derivation>) -> Vec<String> {
+    let mut outputs: BTreeMap<&StorePath, BTreeSet<&str>> = BTreeMap::new();
     let mut arguments = Vec::new();
     for item in needed.0.keys() {
         match item {
-            Item::Output { derivation, output } => outputs.entry(derivation).or_default().push(output),
+            Item::Output { derivation, output } => {
+                let names = outputs.entry(derivation).or_default();
+                names.insert(output);
+                if let Some(known) = derivations.get(derivation).filter(|it| it.is_placeless()) {
+                    names.extend(known.outputs.keys().map(String::as_str));
+                }
+            }
             Item::Path(path) if path.is_derivation() => {}
             Item::Path(path) => arguments.push(path.to_string()),
         }
     }
-    arguments.extend(outputs.iter().map(|(path, names)| format!("{path}!{}", names.join(","))));
+    let joined = |names: BTreeSet<&str>| names.into_iter().collect::<Vec<_>>().join(",");
+    arguments.extend(outputs.into_iter().map(|(path, names)| format!("{path}!{}", joined(names))));
     arguments
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::derivation::Output;
 
     const A: &str = "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-a";
 
@@ -172,6 +199,15 @@ mod tests {
         }
         needed.add(Item::Path(derivation), Rule::Derivations);
         needed.add(Item::Path(A.parse().unwrap()), Rule::Inputs);
-        assert_eq!(arguments(&needed), [A.to_owned(), format!("{A}.drv!dev,out")]);
+        let of = |outputs: &[&str], place: Option<&str>| {
+            let output = Output { path: place.map(|place| place.parse().unwrap()), fixed: false };
+            let outputs = outputs.iter().map(|name| ((*name).to_owned(), output.clone())).collect();
+            Derivation { outputs, inputs: BTreeMap::new(), sources: BTreeSet::new() }
+        };
+        let names = ["dev", "doc", "out"];
+        for (made, asked) in [(of(&names, Some(A)), "dev,out"), (of(&names, None), "dev,doc,out")] {
+            let derivations = [(format!("{A}.drv").parse().unwrap(), made)].into();
+            assert_eq!(arguments(&needed, &derivations), [A.to_owned(), format!("{A}.drv!{asked}")]);
+        }
     }
 }

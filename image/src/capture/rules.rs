@@ -5,6 +5,8 @@ use std::fmt;
 
 use seed_format::StorePath;
 
+use crate::closure::{Closure, Realisation};
+
 /// A reason for paths to be in a seed. The numbers are those of the documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rule {
@@ -73,9 +75,22 @@ pub struct Record {
     pub roots: BTreeMap<StorePath, BTreeSet<Rule>>,
     /// Every path of the closure, and the paths that it refers to.
     pub references: BTreeMap<StorePath, BTreeSet<StorePath>>,
+    /// The outputs that are known by Nix's notes alone, by their derivations' hashes and their names, and
+    /// where they are.
+    pub realisations: BTreeMap<(String, String), StorePath>,
 }
 
 impl Record {
+    /// The record of a closure, of which rules name `roots`.
+    pub(super) fn new(roots: BTreeMap<StorePath, BTreeSet<Rule>>, closure: &Closure) -> Self {
+        let references = closure.paths.iter().map(|(path, info)| (path.clone(), info.references.clone()));
+        let realisations = closure.realisations.iter().map(|realisation| {
+            let Realisation { derivation, output, path, .. } = realisation;
+            ((derivation.clone(), output.clone()), path.clone())
+        });
+        Self { roots, references: references.collect(), realisations: realisations.collect() }
+    }
+
     /// The rules by which `path` is in the closure, itself or by what refers to it.
     pub fn rules_of(&self, path: &StorePath) -> BTreeSet<Rule> {
         let mut rules = BTreeSet::new();
@@ -105,6 +120,8 @@ pub struct Present<'a> {
     pub on_disk: &'a BTreeSet<StorePath>,
     /// The paths that the database knows.
     pub registered: &'a BTreeSet<StorePath>,
+    /// The outputs that the database knows the places of, by their derivations' hashes and their names.
+    pub realised: &'a BTreeSet<(String, String)>,
 }
 
 /// A path that a build wanted and the seed does not have.
@@ -151,6 +168,18 @@ pub fn diagnose(record: &Record, present: Present<'_>, messages: &str) -> Vec<Mi
             Missing { path: path.clone(), rules, named: named.contains(path) }
         })
         .collect();
+    // Where the path itself is missing, so is the note of it.
+    let unknown = record.realisations.iter().filter(|(output, path)| {
+        !present.realised.contains(*output)
+            && present.on_disk.contains(*path)
+            && present.registered.contains(*path)
+    });
+    let unknown: BTreeSet<_> = unknown.map(|(_, path)| path).collect();
+    missing.extend(unknown.into_iter().map(|path| Missing {
+        path: path.clone(),
+        rules: [Rule::Realisations].into(),
+        named: named.contains(path),
+    }));
     if missing.is_empty() {
         let unknown = named.into_iter().filter(|path| !present.registered.contains(path));
         missing.extend(unknown.map(|path| Missing { path, rules: BTreeSet::new(), named: true }));
@@ -183,7 +212,20 @@ mod tests {
         StorePath::from_base_name(&format!("{}-{name}", char::from(b'0' + n).to_string().repeat(32))).unwrap()
     }
 
-    /// A tool refers to a library; an input stands alone.
+    /// The output that is the tool.
+    fn known() -> (String, String) {
+        ("sha256:00".to_owned(), "out".to_owned())
+    }
+
+    fn present<'a>(
+        on_disk: &'a BTreeSet<StorePath>,
+        registered: &'a BTreeSet<StorePath>,
+        realised: &'a BTreeSet<(String, String)>,
+    ) -> Present<'a> {
+        Present { on_disk, registered, realised }
+    }
+
+    /// A tool, whose place follows from its content, refers to a library; an input stands alone.
     fn record() -> (Record, [StorePath; 3]) {
         let paths = [path(0, "tool"), path(1, "library"), path(2, "source")];
         let [tool, library, source] = paths.clone();
@@ -194,11 +236,12 @@ mod tests {
             ]
             .into(),
             references: [
-                (tool, [library.clone()].into()),
+                (tool.clone(), [library.clone()].into()),
                 (library.clone(), [library].into()),
                 (source, BTreeSet::new()),
             ]
             .into(),
+            realisations: [(known(), tool)].into(),
         };
         (record, paths)
     }
@@ -218,13 +261,13 @@ mod tests {
             (&source, &[Rule::Inputs]),
         ] {
             let paths = without(taken);
-            let missing = diagnose(&record, Present { on_disk: &paths, registered: &paths }, "");
+            let missing = diagnose(&record, present(&paths, &paths, &[known()].into()), "");
             let expected =
                 Missing { path: taken.clone(), rules: rules.iter().copied().collect(), named: false };
             assert_eq!(missing, [expected]);
         }
         let paths = without(&tool);
-        let missing = diagnose(&record, Present { on_disk: &all, registered: &paths }, "");
+        let missing = diagnose(&record, present(&all, &paths, &[known()].into()), "");
         assert_eq!(missing[0].rules, [Rule::Registered].into());
         assert_eq!(
             missing[0].to_string(),
@@ -233,12 +276,27 @@ mod tests {
     }
 
     #[test]
+    fn names_what_is_there_and_not_known_as_an_output() {
+        let (record, [tool, library, source]) = record();
+        let all: BTreeSet<_> = [tool.clone(), library, source].into();
+        let missing = diagnose(&record, present(&all, &all, &BTreeSet::new()), "");
+        assert_eq!(
+            missing,
+            [Missing { path: tool.clone(), rules: [Rule::Realisations].into(), named: false }]
+        );
+        let mut without = all.clone();
+        without.remove(&tool);
+        let missing = diagnose(&record, present(&without, &without, &BTreeSet::new()), "");
+        assert!(missing.iter().all(|missing| !missing.rules.contains(&Rule::Realisations)), "{missing:?}");
+    }
+
+    #[test]
     fn names_what_no_rule_foresees() {
         let (record, paths) = record();
         let all: BTreeSet<_> = paths.into();
         let other = path(3, "other.drv");
         let text = format!("error: cannot build '{other}!out', needed by /nix/store/bad, see {other}.");
-        let missing = diagnose(&record, Present { on_disk: &all, registered: &all }, &text);
+        let missing = diagnose(&record, present(&all, &all, &[known()].into()), &text);
         assert_eq!(missing, [Missing { path: other, rules: BTreeSet::new(), named: true }]);
         assert!(missing[0].to_string().contains("no rule"), "{}", missing[0]);
     }
@@ -247,6 +305,6 @@ mod tests {
     fn a_whole_seed_misses_nothing() {
         let (record, paths) = record();
         let all: BTreeSet<_> = paths.into();
-        assert_eq!(diagnose(&record, Present { on_disk: &all, registered: &all }, "error: no"), []);
+        assert_eq!(diagnose(&record, present(&all, &all, &[known()].into()), "error: no"), []);
     }
 }

@@ -85,9 +85,15 @@ impl Evaluations<'_> {
         visited: &mut BTreeSet<(StorePath, Rule)>,
         needed: &mut Needed,
     ) {
+        let derivation = &self.original.derivations[&used.derivation];
         if !self.is_local(&used.derivation) {
             needed.add_use(used, rule);
-        } else if self.original.derivations[&used.derivation].is_fixed() {
+            if derivation.is_placeless() {
+                // An app of one output: all of them are asked for, see `realise::arguments`.
+                let outputs = derivation.outputs.keys().cloned().collect();
+                needed.add_use(&Use { derivation: used.derivation.clone(), outputs }, rule);
+            }
+        } else if derivation.is_fixed() {
             needed.add_use(used, Rule::FixedOutputs);
         } else {
             self.select_inputs(&used.derivation, rule, visited, needed);

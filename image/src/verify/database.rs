@@ -53,6 +53,27 @@ pub fn registered(
     Ok(registered)
 }
 
+/// The outputs whose places the SQLite file `database`, given as its bytes, knows of those in `outputs`: by
+/// their derivations' hashes and their names.
+pub fn realised(
+    database: &[u8],
+    outputs: &BTreeSet<(String, String)>,
+) -> Result<BTreeSet<(String, String)>, DatabaseFault> {
+    let connection = open(database)?;
+    let has_tables = "select 1 from sqlite_master where name = 'Realisations'";
+    if !connection.prepare(has_tables)?.exists([])? {
+        return Ok(BTreeSet::new());
+    }
+    let mut known = connection.prepare("select 1 from Realisations where drvPath = ? and outputName = ?")?;
+    let mut realised = BTreeSet::new();
+    for (derivation, name) in outputs {
+        if known.exists([derivation, name])? {
+            realised.insert((derivation.clone(), name.clone()));
+        }
+    }
+    Ok(realised)
+}
+
 /// Opens the file for reading. It has no name any more when this returns, so nobody has to remove it.
 fn open(database: &[u8]) -> Result<Connection, DatabaseFault> {
     let file = Scratch::with(database)?;
