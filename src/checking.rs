@@ -10,7 +10,7 @@ use seed_image::capture::{
     self, FlakeRequest, Missing, Nix as HostNix, Present, Record, Rule, changed_source, diagnose,
 };
 use seed_image::reference::Reference;
-use seed_image::verify::{realised, registered};
+use seed_image::verify::{MAX_DATABASE, realised, registered};
 use seed_policy::System;
 use seed_sandbox::{Nix, Replay, SandboxError, Use, Workspace, flake_of_workspace};
 use serde::Serialize;
@@ -145,6 +145,9 @@ fn untried((attribute, done): (String, Use), why: &SandboxError) -> Replay {
 fn database(fs: &SeedFs) -> Result<Vec<u8>> {
     let tree = fs.tree(b"nix/var/nix/db")?;
     let file = tree.lookup(ROOT, b"db.sqlite")?.ok_or_else(|| failed("the seed has no database"))?;
+    if file.size > MAX_DATABASE {
+        return Err(failed(format!("the seed's database has {} bytes, too many to read", file.size)));
+    }
     let mut bytes = Vec::new();
     while (bytes.len() as u64) < file.size {
         tree.read_wait(file.ino, bytes.len() as u64, 1 << 20)?.with(|data| bytes.extend_from_slice(data));

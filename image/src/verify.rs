@@ -31,6 +31,7 @@ mod frames;
 mod layer;
 
 pub use database::{DatabaseFault, check as check_database, realised, registered};
+pub use layer::MAX_DATABASE;
 
 /// What was verified.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

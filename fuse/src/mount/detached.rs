@@ -378,27 +378,47 @@ fn open(request: &Request) -> Result<Arc<SeedFs>, MountError> {
 /// Copies the seed's database of registered paths to `directory`, unless one is there.
 fn install_database(fs: &SeedFs, directory: &Path) -> Result<(), MountError> {
     let target = directory.join("db.sqlite");
+    let failed = |source| MountError::Runtime { path: target.clone(), source };
+    let stays = || tracing::info!(database = %target.display(), "there is a database already: it stays");
     if target.exists() {
-        tracing::info!(database = %target.display(), "there is a database already: it stays");
+        stays();
         return Ok(());
     }
+    fs::create_dir_all(directory).map_err(failed)?;
+    let unfinished = directory.join(format!(".db.sqlite-{}", new_id()));
+    let written = write_database(fs, &unfinished, &failed);
+    // Unlike a rename, a link takes nobody's place who was faster.
+    let linked = written.and_then(|()| match fs::hard_link(&unfinished, &target) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            stays();
+            Ok(())
+        }
+        linked => linked.map_err(failed),
+    });
+    let _ = fs::remove_file(&unfinished);
+    linked
+}
+
+/// Writes the seed's database to a new file.
+fn write_database(
+    fs: &SeedFs,
+    file: &Path,
+    failed: &dyn Fn(io::Error) -> MountError,
+) -> Result<(), MountError> {
     let tree = fs.tree(b"")?;
     let mut attr = tree.attr(ROOT)?;
     for name in DATABASE {
         let found = tree.lookup(attr.ino, name)?;
         attr = found.ok_or_else(|| TreeError::NoSubtree("nix/var/nix/db/db.sqlite".into()))?;
     }
-    let failed = |source| MountError::Runtime { path: target.clone(), source };
-    let unfinished = target.with_extension("tmp");
-    fs::create_dir_all(directory).map_err(failed)?;
-    let mut file = File::create(&unfinished).map_err(failed)?;
+    let mut file = File::create_new(file).map_err(failed)?;
     let mut offset = 0;
     while offset < attr.size {
         let data = tree.read_wait(attr.ino, offset, 1 << 20)?;
         data.with(|bytes| file.write_all(bytes)).map_err(failed)?;
         offset += data.len() as u64;
     }
-    fs::rename(&unfinished, &target).map_err(failed)
+    Ok(())
 }
 
 /// A name that no other mount has: process and time.

@@ -19,7 +19,7 @@ use crate::transport::Transport;
 const DATABASE: &[u8] = b"nix/var/nix/db/db.sqlite";
 
 /// Largest database that is read, in bytes.
-const MAX_DATABASE: u64 = 1 << 30;
+pub const MAX_DATABASE: u64 = 1 << 30;
 
 /// How long fetching a table may take.
 const TABLE_DEADLINE: Duration = Duration::from_secs(300);
