@@ -6,7 +6,7 @@
 mod program;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -72,11 +72,10 @@ fn files(directory: &Path, end: &str) -> Vec<String> {
     names.filter(|name| name.ends_with(end)).collect()
 }
 
-/// The name in a cache of what is known of each output of a build.
-fn narinfos(run: &Run) -> Vec<String> {
+/// Store paths of what a build made.
+fn outputs(run: &Run) -> Vec<String> {
     let outputs = run.json()[0]["targets"][0]["outputs"].as_array().unwrap().clone();
-    let name = |path: &str| format!("{}.narinfo", &path["/nix/store/".len()..][..32]);
-    outputs.iter().map(|output| name(output["path"].as_str().unwrap())).collect()
+    outputs.iter().map(|output| output["path"].as_str().unwrap().to_owned()).collect()
 }
 
 #[test]
@@ -103,27 +102,35 @@ fn a_private_cache_takes_what_who_is_let_in_brings() {
         ("user", as_user, "SSL_CERT_FILE", "NIX_SSL_CERT_FILE"),
     ];
     for (who, run, variable, unset) in ways {
-        let send = |file: &str, roots: &str| {
-            let args = [&build[..], &["--netrc", file]].concat();
+        let send = |file: &str, roots: &str, more: &[&str]| {
+            let args = [&build[..], &["--netrc", file], more].concat();
             let run = run(&checkout, &args, &[(variable, roots), (unset, "")]);
             let printed = [run.stdout.as_str(), run.stderr.as_str()].concat();
             assert!(!printed.contains("correct-horse") && !printed.contains("battery-staple"), "{printed}");
             run
         };
         if who == "root" {
-            let run = send(&right, "").ended_with(1).says("nothing can be put into");
+            let run = send(&right, "", &[]).ended_with(1).says("nothing can be put into");
             run.says("TLS failed").says("NIX_SSL_CERT_FILE");
         }
-        let run = send(&wrong, ca).ended_with(1).says("nothing can be put into");
+        let run = send(&wrong, ca, &[]).ended_with(1).says("nothing can be put into");
         let run = run.says("401").says("--netrc FILE");
         assert!(!run.stderr.contains("building"), "that is told before: {}", run.stderr);
         assert_eq!(files(&stored, ".narinfo"), [] as [&str; 0], "{who}");
 
-        let narinfos = narinfos(&send(&right, ca).ended_with(0));
-        assert_eq!(narinfos.len(), 4, "{who}");
-        for name in narinfos {
-            assert!(stored.join(&name).is_file(), "{who}: {name}");
+        // To a cache in a directory and to a store on the way, which are then who ran it's.
+        let (cache, store) = (home.join(who).join("binary"), home.join(who).join("store"));
+        let more = [format!("file://{}", cache.display()), store.to_str().unwrap().to_owned()];
+        let sent = send(&right, ca, &["--to", &more[0], "--to", &more[1]]).ended_with(0);
+        let outputs = outputs(&sent);
+        assert_eq!(outputs.len(), 4, "{who}");
+        for path in &outputs {
+            let name = format!("{}.narinfo", &path["/nix/store/".len()..][..32]);
+            assert!(stored.join(&name).is_file() && cache.join(&name).is_file(), "{who}: {name}");
+            let copy = fs::symlink_metadata(store.join(&path[1..])).unwrap();
+            assert_eq!(copy.uid(), if who == "root" { 0 } else { USER.parse().unwrap() }, "{who}: {path}");
         }
+        assert!(store.join("nix/var/nix/db/db.sqlite").is_file(), "{who}");
         fs::remove_dir_all(&stored).unwrap();
         fs::create_dir(&stored).unwrap();
     }
@@ -164,8 +171,7 @@ fn cachix_pushes_from_the_machines_store() {
     push("0").ended_with(1).says("there is no `cachix` on PATH");
     fs::set_permissions(&cachix, fs::Permissions::from_mode(0o755)).unwrap();
     let run = push("0").ended_with(0);
-    let outputs = run.json()[0]["targets"][0]["outputs"].as_array().unwrap().clone();
-    let paths: Vec<_> = outputs.iter().map(|output| output["path"].as_str().unwrap()).collect();
+    let paths = outputs(&run);
     let noted = fs::read_to_string(&notes).unwrap();
     let lines: Vec<_> = noted.lines().collect();
     assert_eq!(lines[0], format!("push acme {}", paths.join(" ")));

@@ -125,6 +125,9 @@ fn on_nix(checkout: &Checkout, inside: &Command) -> Command {
     command
 }
 
+/// So that there is time to interrupt it.
+const SLOWLY: [&str; 2] = ["--level", "12"];
+
 /// A store with a path of many bytes that do not compress, and one of few.
 struct Store {
     program: Program,
@@ -162,7 +165,7 @@ impl Store {
 
     /// Begins to pack the large path, and waits until some of it is written.
     fn begin(&self) -> Child {
-        let child = self.pack(&self.large, &self.to("large")).spawn().unwrap();
+        let child = self.pack(&self.large, &self.to("large")).args(SLOWLY).spawn().unwrap();
         wait_for("bytes of a layer", || {
             let directory = self.layout.join(unfinished(&self.layout).first()?);
             let sizes =
@@ -209,7 +212,7 @@ fn what_a_killed_one_left_goes_with_the_next() {
 impl Store {
     /// As [`Self::begin`], where something is left of before; stops it there.
     fn begin_beside(&self, left: &[String]) -> Child {
-        let child = self.pack(&self.large, &self.to("large")).spawn().unwrap();
+        let child = self.pack(&self.large, &self.to("large")).args(SLOWLY).spawn().unwrap();
         let pid = Pid::from_child(&child);
         wait_for("file of a layer", || {
             let own = unfinished(&self.layout).into_iter().find(|name| !left.contains(name))?;

@@ -253,3 +253,109 @@ fn load(file: &Path) -> Option<Vec<u8>> {
     File::open(file).ok()?.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).ok()?;
     (bytes.len() as u64 <= MAX_DOCUMENT).then_some(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::manifest::{Manifest, media_type};
+    use crate::transport::{BytesContent, Layout, Registry, TransportOptions};
+
+    /// An image and what refers to it, in a layout.
+    fn image(layout: &Layout) -> (Descriptor, Digest, Vec<Descriptor>) {
+        let config = Descriptor::new(media_type::CONFIG, Digest::of(b"{}"), 2);
+        layout.put_blob(&config, &mut BytesContent(b"{}")).unwrap();
+        let manifest = |subject| Manifest {
+            schema_version: 2,
+            media_type: Some(media_type::MANIFEST.into()),
+            artifact_type: None,
+            config: config.clone(),
+            layers: vec![],
+            subject,
+            annotations: Default::default(),
+        };
+        let put = |manifest: Manifest| {
+            let bytes = manifest.to_bytes();
+            let digest = layout.put_manifest(&bytes, media_type::MANIFEST, None).unwrap();
+            Descriptor::new(media_type::MANIFEST, digest, bytes.len() as u64)
+        };
+        let subject = put(manifest(None));
+        put(manifest(Some(subject.clone())));
+        (config, subject.digest, layout.referrers(&subject.digest).unwrap())
+    }
+
+    fn blob(place: &Remembered, descriptor: &Descriptor) -> Result<Vec<u8>, TransportError> {
+        let mut bytes = Vec::new();
+        place.blob(descriptor)?.read_to_end(&mut bytes).unwrap();
+        Ok(bytes)
+    }
+
+    #[test]
+    fn documents_are_kept_and_hashed() {
+        let home = tempfile::tempdir().unwrap();
+        let (directory, cache) = (home.path().join("layout"), home.path().join("cache"));
+        let (config, digest, _) = image(&Layout::new(&directory));
+        let first = Remembered::new(Arc::new(Layout::new(&directory)), &cache);
+        let manifest = first.manifest(&digest).unwrap();
+        assert_eq!(blob(&first, &config).unwrap(), b"{}");
+        first.settle();
+
+        fs::rename(&directory, home.path().join("gone")).unwrap();
+        let second = Remembered::new(Arc::new(Layout::new(&directory)), &cache);
+        assert_eq!(second.manifest(&digest).unwrap(), manifest);
+        assert_eq!(blob(&second, &config).unwrap(), b"{}");
+        for wrong in [&b""[..], b"[]", &vec![b' '; MAX_MANIFEST + 1]] {
+            fs::write(documents(&cache).join(digest.hex()), wrong).unwrap();
+            fs::write(documents(&cache).join(config.digest.hex()), wrong).unwrap();
+            second.manifest(&digest).unwrap_err();
+            blob(&second, &config).unwrap_err();
+        }
+
+        // It is replaced.
+        fs::rename(home.path().join("gone"), &directory).unwrap();
+        assert_eq!(second.manifest(&digest).unwrap(), manifest);
+        second.settle();
+        assert_eq!(fs::read(documents(&cache).join(digest.hex())).unwrap(), manifest);
+        assert_eq!(fs::read_dir(documents(&cache)).unwrap().count(), 2, "nothing unfinished is left");
+    }
+
+    #[test]
+    fn a_list_of_before_counts_where_the_registry_does_not_answer() {
+        let home = tempfile::tempdir().unwrap();
+        let (directory, cache) = (home.path().join("layout"), home.path().join("cache"));
+        let (_, subject, list) = image(&Layout::new(&directory));
+        assert_eq!(list.len(), 1);
+
+        // It takes connections and says nothing.
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = silent.local_addr().unwrap().to_string();
+        let registry = |operation_timeout| {
+            let options = TransportOptions { operation_timeout, retries: 0, ..TransportOptions::default() };
+            Arc::new(Registry::new(&host, "a", &options).unwrap())
+        };
+        let unknown = Remembered::new(registry(Duration::from_millis(100)), &cache);
+        unknown.referrers(&subject).unwrap_err();
+
+        let known = Remembered::new(Arc::new(Layout::new(&directory)), &cache);
+        assert_eq!(known.referrers(&subject).unwrap(), list);
+        known.settle();
+        let began = Instant::now();
+        assert_eq!(Remembered::new(registry(PATIENCE * 2), &cache).referrers(&subject).unwrap(), list);
+        assert!(began.elapsed() >= PATIENCE, "it was not asked");
+
+        // A place that answers decides, whatever it says.
+        fs::remove_dir_all(&directory).unwrap();
+        known.referrers(&subject).unwrap_err();
+        image_without_referrers(&Layout::new(&directory));
+        assert_eq!(known.referrers(&subject).unwrap(), []);
+        known.settle();
+        assert_eq!(known.kept_list(&subject).unwrap(), []);
+    }
+
+    fn image_without_referrers(layout: &Layout) {
+        let config = Descriptor::new(media_type::CONFIG, Digest::of(b"{}"), 2);
+        layout.put_blob(&config, &mut BytesContent(b"{}")).unwrap();
+    }
+}
