@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::Path;
 
 use seed_format::StorePath;
 use seed_fuse::mount::SeedFs;
 use seed_fuse::tree::ROOT;
 use seed_image::capture::{
-    self, FlakeRequest, Missing, Nix as HostNix, Present, Record, Rule, changed_source, diagnose,
+    self, CaptureInputs, Captured, FlakeRequest, KeptRecords, Missing, Nix as HostNix, Present, Record, Rule,
+    changed_source, diagnose, source_hash,
 };
 use seed_image::reference::Reference;
 use seed_image::verify::{MAX_DATABASE, realised, registered};
@@ -122,7 +124,10 @@ fn replay(
     };
 
     let captured = match record {
-        None if replays.iter().any(|replay| !replay.complete) => rules(session, project),
+        None if replays.iter().any(|replay| !replay.complete) => {
+            let attributes: Vec<_> = replays.iter().map(|replay| replay.attribute.clone()).collect();
+            rules(session, project, &clean, &attributes)
+        }
         _ => None,
     };
     let record = record.or(captured.as_ref());
@@ -161,27 +166,66 @@ fn unregistered(present: Present<'_>) -> Vec<Missing> {
     paths.map(|path| Missing { path, rules: [Rule::Registered].into(), named: false }).collect()
 }
 
-/// Why each path would be in a seed of the project. Nix is asked again; without it the rules stay unknown.
-fn rules(session: &Session<'_>, project: &Project) -> Option<Record> {
-    let scratch = Temporary::new(session, "capture").ok()?;
-    let phases = Phases::new(session.printer);
-    let request = FlakeRequest {
-        flake: ".".into(),
-        directory: project.dir.clone(),
-        attributes: Vec::new(),
-        system: System::current().to_string(),
-        store: None,
-        scratch: scratch.path().to_owned(),
-        derivations: true,
+/// What a capture of the project found, kept for when a seed of it fails.
+pub(crate) fn remember(
+    session: &Session<'_>,
+    project: &Project,
+    nix: &HostNix,
+    captured: &Captured,
+    system: &System,
+) {
+    let Ok(source_attributes) = project.nix_attributes() else { return };
+    let inputs = CaptureInputs {
+        source: &captured.source.nar_hash,
+        source_attributes: &source_attributes,
+        below: project.below_root(),
+        attributes: captured.targets.iter().map(|target| target.attribute.as_str()).collect(),
+        system: system.as_str(),
+        nix,
     };
-    let captured =
-        HostNix::find().map_err(Into::into).and_then(|nix| capture::flake(&request, &nix, &phases));
-    phases.end();
-    match captured {
-        Ok(captured) => Some(captured.record),
+    KeptRecords::at(session.capture_records()).store(&inputs, &captured.record);
+}
+
+/// Why each path would be in a seed of `attributes` of the project, whose source was gathered in `source`. What
+/// was captured before is remembered; else Nix is asked again. Without it the rules stay unknown.
+fn rules(session: &Session<'_>, project: &Project, source: &Path, attributes: &[String]) -> Option<Record> {
+    let record = || -> Result<Record> {
+        let nix = HostNix::find()?;
+        let system = System::current();
+        let inputs = CaptureInputs {
+            source: &source_hash(source)?,
+            source_attributes: &project.nix_attributes()?,
+            below: project.below_root(),
+            attributes: attributes.iter().map(String::as_str).collect(),
+            system: system.as_str(),
+            nix: &nix,
+        };
+        if let Some(record) = KeptRecords::at(session.capture_records()).load(&inputs) {
+            return Ok(record);
+        }
+        let scratch = Temporary::new(session, "capture")?;
+        let phases = Phases::new(session.printer);
+        let request = FlakeRequest {
+            flake: ".".into(),
+            directory: project.dir.clone(),
+            attributes: attributes.to_vec(),
+            system: system.to_string(),
+            store: None,
+            scratch: scratch.path().to_owned(),
+            derivations: true,
+        };
+        let captured = capture::flake(&request, &nix, &phases);
+        phases.end();
+        let captured = captured?;
+        remember(session, project, &nix, &captured, &system);
+        Ok(captured.record)
+    };
+    match record() {
+        Ok(record) => Some(record),
         Err(error) => {
             session.printer.note(format_args!(
-                "which rules are broken is not known, for the project cannot be captured: {error}"
+                "which rules are broken is not known, for the project cannot be captured: {}",
+                error.causes().join(": ")
             ));
             None
         }

@@ -154,6 +154,8 @@ pub(crate) fn pack_project(
         session.printer.warn(note);
     }
 
+    checking::remember(session, project, &nix, &captured, &request.system);
+
     let transport = session.open(&request.to.location)?;
     let labels = labels(&captured)?;
     let (system, shape) = (&request.system, &request.shape);

@@ -92,6 +92,11 @@ impl<'a> Session<'a> {
         self.config.cache.dir.join("pack")
     }
 
+    /// The part of the cache that says why what is in the seeds of projects that were captured.
+    pub(crate) fn capture_records(&self) -> PathBuf {
+        self.config.cache.dir.join("captures")
+    }
+
     /// The part of the cache that holds the indexes of seeds that were mounted.
     pub(crate) fn index_cache(&self) -> PathBuf {
         self.config.cache.dir.join("index")

@@ -149,7 +149,7 @@ impl Damage {
 
 impl Demo {
     /// Fails unless `seed check` of the damaged seed names what is missing, and the rule, wherever it fails.
-    fn names_damage(&self, captured: &Captured, damage: &Damage, rule: u8) {
+    fn names_damage(&self, captured: &Captured, damage: &Damage, rule: u8) -> Run {
         let reference = self.pack(captured, Some(damage));
         let run = self.seed(&["check", &reference, "--json"]).ended_with(1);
         let start = format!("{} is missing: it breaks ", damage.path());
@@ -164,13 +164,15 @@ impl Demo {
             "{damage:?}\n{}",
             run.stdout
         );
-        run.says("is not complete").says("seed pack --lock");
+        run.says("is not complete").says("seed pack --lock")
     }
 }
 
 #[test]
 fn what_is_missing_is_named_with_its_rule() {
     with_nix(&["2.8"], "what_is_missing_is_named_with_its_rule", |demo| {
+        let words = demo.words_fetched_by_hash();
+        demo.edit("doCheck = true;", &format!("doCheck = true; READ = builtins.readFile ({words});"));
         let captured = demo.capture();
         let whole = demo.pack(&captured, None);
         let run = demo.seed(&["check", &whole, "--json"]).ended_with(0);
@@ -184,6 +186,7 @@ fn what_is_missing_is_named_with_its_rule() {
         let named = |name: &str| find(&|path| path.name().starts_with(name) && !path.is_derivation());
         let is_package_set = |path: &StorePath| captured.closure.real_path(path).join("stdenv").is_dir();
         let package_set = find(&|path| path.name() == "source" && is_package_set(path));
+        let nix = captured.closure.programs.nix.clone().expect("Nix");
         for (damage, rule) in [
             (Damage::Removed(package_set), 1),
             (Damage::Removed(named("bash-5")), 2),
@@ -191,6 +194,9 @@ fn what_is_missing_is_named_with_its_rule() {
             (Damage::Removed(named("sprout-vendored")), 4),
             (Damage::Removed(named("diffutils")), 5),
             (Damage::Unregistered(named("bash-5")), 7),
+            (Damage::Removed(named("words.txt")), 9),
+            (Damage::Removed(named("bash-interactive")), 10),
+            (Damage::Removed(nix), 10),
         ] {
             demo.names_damage(&captured, &damage, rule);
         }
@@ -255,9 +261,11 @@ fn content_addressed_outputs_are_known_and_not_built_again() {
       apps.x86_64-linux.default = {"#,
         );
         demo.edit("VENDORED = vendored;", "VENDORED = vendored; COUNTED = counted;");
-        let run = demo.seed(&["pack", "--to", "oci:seeds:main"]).ended_with(0).says("check");
+        let seeds = format!("oci:{}", demo.program.home().join("seeds").display());
+        let run = demo.seed(&["pack", "--to", &seeds]).ended_with(0).says("check");
         let seed = run.stdout.trim();
 
+        let version = fs::read(demo.dir.join("VERSION")).unwrap();
         fs::write(demo.dir.join("VERSION"), "1.5.0\n").unwrap();
         let run = demo.seed(&["build", "--no-link", "--json", "--seed", seed]).ended_with(0);
         let outputs = run.json()[0]["targets"][0]["outputs"].as_array().unwrap().len();
@@ -265,10 +273,16 @@ fn content_addressed_outputs_are_known_and_not_built_again() {
         let read = r#"read -r word measured < $COUNTED; read -r same < $measured; test "$word" = "$same""#;
         demo.seed(&["develop", "--seed", seed, "--command", "bash", "-c", read]).ended_with(0);
 
+        fs::write(demo.dir.join("VERSION"), version).unwrap();
         let captured = demo.capture();
         for name in ["measured-0", "counted-0"] {
             let path = captured.record.roots.keys().find(|path| path.name() == name).expect("such a path");
-            demo.names_damage(&captured, &Damage::Unknown(path.clone()), 8);
+            let run = demo.names_damage(&captured, &Damage::Unknown(path.clone()), 8);
+            assert!(
+                !run.stderr.contains("evaluate"),
+                "what packing found is not found again: {}",
+                run.stderr
+            );
         }
     });
 }

@@ -21,6 +21,7 @@ mod attribute;
 mod error;
 mod evaluate;
 mod graft;
+mod kept_record;
 mod lock;
 mod nix;
 mod note;
@@ -34,6 +35,7 @@ mod scratch;
 mod select;
 
 pub use error::CaptureError;
+pub use kept_record::{CaptureInputs, KeptRecords, source_hash};
 pub use lock::{Input, Lock, LockError, MAX_LOCK_LEN, MAX_NODES};
 pub use nix::{Nix, NixError, OLDEST, Version};
 pub use note::Note;
@@ -376,6 +378,11 @@ impl Capture<'_> {
             .map_err(|source| CaptureError::Io { path: tree.clone(), source })?;
         Ok(notes)
     }
+}
+
+/// A hash as Nix writes it in a lock.
+fn sri(digest: &Digest) -> String {
+    format!("sha256-{}", data_encoding::BASE64.encode(digest.as_bytes()))
 }
 
 fn real_path(root: &Path, path: &StorePath) -> PathBuf {

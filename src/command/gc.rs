@@ -64,7 +64,8 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
     let limit = args.records_size.unwrap_or(cache.records_size).bytes();
     let age = Duration::from_secs(24 * 3600) * args.records_days.unwrap_or(cache.records_days);
     let [documents, lists] = session.document_caches();
-    for directory in [session.pack_records(), session.index_cache(), documents, lists] {
+    let records = [session.pack_records(), session.capture_records(), session.index_cache()];
+    for directory in records.into_iter().chain([documents, lists]) {
         let Pruned { removed, freed, left } =
             prune(&directory, limit, age).context(|| format!("cannot clean {}", directory.display()))?;
         session.printer.data(&Collected { directory, removed, freed, left })?;

@@ -9,7 +9,7 @@ use seed_format::{Digest, StorePath};
 use serde::Deserialize;
 
 use super::evaluate::{Source, in_store};
-use super::{Capture, CaptureError, Lock, MAX_LOCK_LEN, NixError, SourceInfo, real_path};
+use super::{Capture, CaptureError, Lock, MAX_LOCK_LEN, NixError, SourceInfo, real_path, sri};
 use crate::store::Store;
 
 /// The project in the capture's store.
@@ -106,7 +106,7 @@ impl Capture<'_> {
             return Ok(nar_hash.clone());
         }
         let digest = Store::open(root)?.path_info(&metadata.path)?.nar_hash;
-        Ok(format!("sha256-{}", data_encoding::BASE64.encode(digest.as_bytes())))
+        Ok(sri(&digest))
     }
 
     /// Rule 1: the trees of all locked inputs, in the store.

@@ -8,7 +8,7 @@ use seed_format::StorePath;
 use crate::closure::{Closure, Realisation};
 
 /// A reason for paths to be in a seed. The numbers are those of the documentation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Rule {
     /// 1: the trees of all locked inputs.
     Inputs,
