@@ -107,10 +107,13 @@ fn results_are_signed_and_sent() {
     nix(&checkout, "2.8", &["path-info", "--store", &store, bin]).ended_with(0);
 
     // Nothing but what was asked for is left, and no key.
-    for left in ["scratch", "work"] {
-        let directory = checkout.program.home().join("cache").join(left);
-        assert!(!directory.exists() || fs::read_dir(&directory).unwrap().next().is_none(), "{directory:?}");
+    let own = checkout.program.home().join("cache");
+    for left in ["scratch", "tmp"] {
+        assert!(fs::read_dir(own.join(left)).unwrap().next().is_none(), "{left}");
     }
+    let key = fs::read_to_string(&secret).unwrap();
+    let found = Command::new("grep").args(["--recursive", "--fixed-strings", key.trim()]).arg(&own).output();
+    assert_eq!(found.unwrap().status.code(), Some(1), "the key is in the cache");
 }
 
 #[test]
