@@ -141,6 +141,21 @@ fn a_line_of_fstab_is_a_unit() {
     assert!(said.stderr.is_empty(), "{said:?}");
 }
 
+/// The unit that docs/mount.md shows is one.
+#[test]
+fn a_unit_of_its_own() {
+    let docs = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/mount.md")).unwrap();
+    let begin = docs.find("[Unit]").unwrap();
+    let unit = docs[begin..].split("```").next().unwrap();
+    in_private_namespace(|| {
+        let world = installed();
+        fs::write(world.path("seed-store.service"), unit).unwrap();
+        let said = run(&world, &["systemd-analyze", "verify", "./seed-store.service"]);
+        succeeded(&said);
+        assert!(said.stderr.is_empty(), "{said:?}");
+    });
+}
+
 /// mount(8) runs `/sbin/mount.TYPE` with words of its own where that exists.
 #[test]
 fn as_a_helper_of_its_own_type() {
