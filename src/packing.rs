@@ -187,6 +187,9 @@ fn labels(captured: &Captured) -> Result<BTreeMap<String, String>> {
     if !captured.features.is_empty() {
         labels.insert(label::NIX_FEATURES.to_owned(), captured.features.join(" "));
     }
+    if let Some(cache) = &captured.fetcher_cache {
+        labels.insert(label::FETCHER_CACHE.to_owned(), cache.to_string());
+    }
     if let Some(lock) = captured.source.lock {
         labels.insert(label::FLAKE_LOCK.to_owned(), lock.to_string());
     }

@@ -51,6 +51,7 @@ pub(crate) fn spec(
         binds: Vec::new(),
         scratch: Scratch::Directory(scratch(session)),
         etc: BTreeMap::new(),
+        fetcher_cache: fs.seed().label(label::FETCHER_CACHE).and_then(|path| path.parse().ok()),
         environment: environment::clean(&path, caller, &image),
     }
 }

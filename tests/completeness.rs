@@ -12,6 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use program::server::Server;
 use program::{Program, Run};
 use seed_format::StorePath;
 use seed_image::capture::{Captured, FlakeRequest, Nix, flake};
@@ -107,6 +108,9 @@ impl Demo {
         ]);
         if !captured.features.is_empty() {
             options.labels.insert(label::NIX_FEATURES.to_owned(), captured.features.join(" "));
+        }
+        if let Some(cache) = &captured.fetcher_cache {
+            options.labels.insert(label::FETCHER_CACHE.to_owned(), cache.to_string());
         }
         let mut closure = captured.closure.clone();
         match damage {
@@ -356,35 +360,56 @@ fn plain_paths_can_bring_nix() {
     });
 }
 
-/// What a hash fixes is a store path like any other: Nix finds it there and asks no cache of fetched things.
+/// What a hash fixes is a store path like any other; what a revision fixes is found by Nix's cache of fetched
+/// things, which goes with it.
 #[test]
-fn what_evaluation_fetches_by_hash_is_there() {
-    with_nix(&["2.8"], "what_evaluation_fetches_by_hash_is_there", |demo| {
+fn what_evaluation_fetches_is_there() {
+    with_nix(&["2.34", "2.26", "2.8"], "what_evaluation_fetches_is_there", |demo| {
         let lock: serde_json::Value =
             serde_json::from_slice(&fs::read(demo.dir.join("flake.lock")).unwrap()).unwrap();
         let locked =
             |input: &str, key: &str| lock["nodes"][input]["locked"][key].as_str().unwrap().to_owned();
-        let package_set = locked("nixpkgs", "narHash");
+        let (package_set, revision) = (locked("nixpkgs", "narHash"), locked("greeting", "rev"));
         let words = demo.words_fetched_by_hash();
+        let (web, git) = (Server::nginx(&demo.program), Server::git(Path::new("/nix/var/inputs")));
+        let tarball = demo.program.home().join("nginx/files/nixpkgs.tar.gz");
+        fs::copy("/nix/var/inputs/nixpkgs.tar.gz", &tarball).unwrap();
         demo.edit(
             "src = self;",
             &format!(
                 r#"src = self;
         FETCHED = [
-          (builtins.fetchTarball {{
-            name = "other";
-            url = "file:///nix/var/inputs/nixpkgs.tar.gz";
-            sha256 = "{package_set}";
-          }})
+          (builtins.fetchTarball {{ name = "other"; url = "http://{web}/nixpkgs.tar.gz"; sha256 = "{package_set}"; }})
           ({words})
-          (builtins.fetchTree {{
-            type = "tarball";
-            url = "file:///nix/var/inputs/nixpkgs.tar.gz";
-            narHash = "{package_set}";
-          }}).outPath
-        ];"#
+          (builtins.fetchTree {{ type = "tarball"; url = "http://{web}/nixpkgs.tar.gz"; narHash = "{package_set}"; }}).outPath
+          (builtins.readFile "${{builtins.fetchGit {{ url = "git://{git}/greeting"; ref = "main"; rev = "{revision}"; }}}}/greeting.txt")
+          (builtins.fetchTree {{ type = "git"; url = "git://{git}/greeting"; ref = "main"; rev = "{revision}"; shallow = true; }}).outPath
+        ];"#,
+                web = web.host,
+                git = git.host
             ),
         );
-        demo.seed(&["pack", "--to", "oci:seeds:main"]).ended_with(0);
+        let run = demo.seed(&["pack", "--to", "oci:seeds:main"]).ended_with(0);
+        let reference = run.stdout.trim();
+        // Another time of the file, and so another tag of the server's.
+        succeed(Command::new("touch").arg(&tarball));
+        let captured = demo.capture();
+        let cache = captured.fetcher_cache.clone().expect("a cache");
+        let paths = demo.seed(&["inspect", reference, "--paths"]).ended_with(0).stdout;
+        assert!(paths.contains(cache.base_name()), "it depends on when it was fetched: {cache}\n{paths}");
+        if std::env::var(INSIDE).is_ok_and(|version| version == "2.8") {
+            let broken = demo.pack(&captured, Some(&Damage::Removed(cache.clone())));
+            let run = demo.seed(&["check", &broken, "--json"]).ended_with(1);
+            let missing = format!("{cache} is missing: it breaks rule 9 (");
+            assert!(run.stdout.contains(&missing), "{}", run.stdout);
+        }
+        drop((web, git));
+        demo.seed(&["build", "--no-link", "--seed", reference]).ended_with(0);
+        demo.seed(&["develop", "--seed", reference, "--command", "true"]).ended_with(0);
+        let copied = format!(
+            "mkdir --parents /tmp/home/.cache && export HOME=/tmp/home && \
+             cp --recursive --no-preserve=mode {cache} ~/.cache/nix && nix build --no-link path:/workspace"
+        );
+        demo.seed(&["run", reference, "--workspace", ".", "--", "sh", "-c", &copied]).ended_with(0);
     });
 }

@@ -20,6 +20,7 @@ use crate::store::Store;
 mod attribute;
 mod error;
 mod evaluate;
+mod fetchers;
 mod graft;
 mod kept_record;
 mod lock;
@@ -124,6 +125,9 @@ pub struct Captured {
     pub nix_version: String,
     /// Experimental features of Nix that the outputs need besides flakes: `ca-derivations`.
     pub features: Vec<&'static str>,
+    /// The path of the closure that has Nix's cache of fetched things, where evaluation fetches more than the
+    /// inputs. It belongs to `$XDG_CACHE_HOME/nix`.
+    pub fetcher_cache: Option<StorePath>,
     /// What the user should know.
     pub notes: Vec<Note>,
     _scratch: Scratch,
@@ -164,6 +168,10 @@ pub fn flake(request: &FlakeRequest, nix: &Nix, progress: &dyn Progress) -> Resu
     let mut needed = evaluations.select();
     let nix_path = capture.bring_nix()?;
     needed.add(Item::Path(nix_path.clone()), Rule::Programs);
+    let fetcher_cache = capture.bring_fetcher_cache(&original)?;
+    if let Some(cache) = &fetcher_cache {
+        needed.add(Item::Path(cache.clone()), Rule::Fetches);
+    }
     let programs = [&original.shell, &original.tools, &original.certificates];
     for used in programs.into_iter().flatten() {
         needed.add_use(used, Rule::Programs);
@@ -190,6 +198,7 @@ pub fn flake(request: &FlakeRequest, nix: &Nix, progress: &dyn Progress) -> Resu
         record,
         nix_version: nix.full_version().to_owned(),
         features: features(&original),
+        fetcher_cache,
         notes,
         _scratch: scratch,
     })
@@ -323,12 +332,29 @@ impl Capture<'_> {
         }
         let laid_out = self.dir.join(format!("nix-{}", self.nix.full_version()));
         relocate::lay_out(&resolved, &laid_out)?;
+        self.add_to_store(&laid_out)
+    }
+
+    /// Nix's cache of what evaluation fetched besides the inputs, in the store.
+    fn bring_fetcher_cache(&self, evaluation: &Evaluation) -> Result<Option<StorePath>, CaptureError> {
+        if !evaluation.fetched.is_needed() {
+            return Ok(None);
+        }
+        let cache = self.dir.join("fetcher-cache");
+        evaluation.fetched.write(&cache)?;
+        self.add_to_store(&cache).map(Some)
+    }
+
+    fn add_to_store(&self, directory: &Path) -> Result<StorePath, CaptureError> {
         let added = in_store(self.nix.command("nix-store"), &self.root, &self.substituters)
             .arg("--add")
-            .arg(&laid_out)
+            .arg(directory)
             .output()?;
-        let added = String::from_utf8_lossy(&added);
-        added.trim().parse().map_err(|_| CaptureError::NotRelocatable { program: resolved })
+        let printed = String::from_utf8_lossy(&added);
+        printed.trim().parse().map_err(|_| CaptureError::NotAdded {
+            directory: directory.to_owned(),
+            printed: printed.chars().take(256).collect(),
+        })
     }
 
     fn closure(
@@ -358,8 +384,7 @@ impl Capture<'_> {
     }
 
     fn notes(&self, evaluation: &Evaluation, project: &Project) -> Result<Vec<Note>, CaptureError> {
-        let mut notes: Vec<_> =
-            evaluation.fetched.iter().map(|what| Note::Fetches { what: what.clone() }).collect();
+        let mut notes = Vec::new();
         for (package, found, consequence) in [
             (
                 "bashInteractive",

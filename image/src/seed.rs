@@ -30,6 +30,9 @@ pub mod label {
     pub const NIX_VERSION: &str = "dev.nix-seed.nix-version";
     /// Experimental features of Nix that the outputs need besides flakes, separated by blanks.
     pub const NIX_FEATURES: &str = "dev.nix-seed.nix-features";
+    /// Store path of Nix's cache of fetched things, which belongs to `$XDG_CACHE_HOME/nix`, where evaluation
+    /// fetches more than the inputs.
+    pub const FETCHER_CACHE: &str = "dev.nix-seed.fetcher-cache";
     /// Store path of the shell that `/bin/sh` leads to.
     pub const SHELL: &str = "dev.nix-seed.shell";
     /// The outputs that the seed was made for, JSON.

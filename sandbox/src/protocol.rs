@@ -77,6 +77,8 @@ pub(crate) struct Plan {
     pub(crate) binds: Vec<PlanBind>,
     pub(crate) scratch: PlanScratch,
     pub(crate) etc: BTreeMap<String, String>,
+    /// The directory inside that Nix's cache begins with.
+    pub(crate) fetcher_cache: Option<String>,
     pub(crate) network: Network,
 }
 

@@ -326,7 +326,15 @@ fn plan(spec: &Spec, network: Network, scratch: Option<&scratch::Scratch>) -> Re
             Scratch::Directory(_) => half_of_memory(),
         },
     };
-    Ok(Plan { lower, workspace, binds, scratch, etc: spec.etc.clone(), network })
+    Ok(Plan {
+        lower,
+        workspace,
+        binds,
+        scratch,
+        etc: spec.etc.clone(),
+        fetcher_cache: spec.fetcher_cache.as_ref().map(ToString::to_string),
+        network,
+    })
 }
 
 fn plan_bind(bind: &spec::Bind) -> Result<PlanBind, SandboxError> {

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use seed_format::StorePath;
 use seed_fuse::mount::SeedFs;
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 /// The place is the same for everyone, so that nothing of the host's directories can reach a result.
 pub const WORKSPACE: &str = "/workspace";
 
-/// `HOME` inside: writable, empty, gone afterwards.
+/// `HOME` inside: writable, gone afterwards; empty but for what Nix needs to know.
 pub const HOME: &str = "/home/seed";
 
 /// The user and group that everything inside runs as, by number and name.
@@ -34,6 +35,8 @@ pub struct Spec {
     pub scratch: Scratch,
     /// Files below `/etc` that this sandbox has instead of the seed's: name (`nix/nix.conf`) to content.
     pub etc: BTreeMap<String, String>,
+    /// The store path that has Nix's cache of fetched things, which [`HOME`] begins with.
+    pub fetcher_cache: Option<StorePath>,
     /// The environment of every command, and nothing else: see [`crate::environment`].
     pub environment: BTreeMap<String, String>,
 }

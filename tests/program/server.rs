@@ -1,4 +1,4 @@
-//! Servers that results are sent to, on free ports, gone with their owner.
+//! Servers that results are sent to and sources are fetched from, on free ports, gone with their owner.
 
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -72,6 +72,23 @@ impl Server {
         let program = String::from_utf8(made.stdout).unwrap();
         let mut command = Command::new(program.trim());
         command.args(["-backend", "memory", "-initialbucket", "results", "-host", &host]);
+        Self::start(&mut command, host)
+    }
+
+    /// A Git server of the repositories in `directory`.
+    pub(crate) fn git(directory: &Path) -> Self {
+        let host = free_host();
+        let programs = Command::new("git").arg("--exec-path").output().unwrap();
+        let program = Path::new(String::from_utf8(programs.stdout).unwrap().trim()).join("git-daemon");
+        let mut command = Command::new(program);
+        let (address, port) = host.split_once(':').unwrap();
+        command.args([
+            "--export-all",
+            "--reuseaddr",
+            &format!("--listen={address}"),
+            &format!("--port={port}"),
+        ]);
+        command.arg(format!("--base-path={}", directory.display())).arg(directory);
         Self::start(&mut command, host)
     }
 

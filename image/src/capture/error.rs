@@ -93,6 +93,22 @@ pub enum CaptureError {
         /// What SQLite says.
         source: rusqlite::Error,
     },
+    /// What Nix fetched from Git repositories could not be read, or not written anew.
+    #[error("cannot take what was fetched from {}", path.display())]
+    FetchedObjects {
+        /// The repository in Nix's cache.
+        path: PathBuf,
+        /// What libgit2 says.
+        source: git2::Error,
+    },
+    /// Nix did not say where it put a directory.
+    #[error("{} is nowhere in the store: Nix says {printed:?}", directory.display())]
+    NotAdded {
+        /// The directory.
+        directory: PathBuf,
+        /// What Nix said.
+        printed: String,
+    },
     /// Nix is installed in a way that it cannot be brought along.
     #[error(
         "{} is neither in /nix/store nor a program whose libraries are known: install a Nix of either kind",

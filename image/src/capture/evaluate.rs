@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags};
 use seed_format::StorePath;
 use serde::Deserialize;
 
 use super::CaptureError;
+use super::fetchers::Fetched;
 use super::nix::{Nix, NixCommand};
 use crate::derivation::Derivation;
 use crate::store::Store;
@@ -87,8 +87,8 @@ pub(crate) struct Evaluation {
     pub(crate) imported: BTreeSet<StorePath>,
     /// Every path that was in the store at the end.
     pub(crate) present: BTreeSet<StorePath>,
-    /// What was fetched that no hash fixes, as the fetcher's cache tells it.
-    pub(crate) fetched: BTreeSet<String>,
+    /// What was fetched besides the inputs.
+    pub(crate) fetched: Fetched,
 }
 
 /// Where and of what to evaluate.
@@ -122,7 +122,7 @@ impl Evaluator<'_> {
         Ok(Evaluation {
             derivations: read_derivations(&store.directory(), roots)?,
             present: store.valid_paths()?,
-            fetched: fetched(&self.cache)?,
+            fetched: Fetched::read(&self.cache)?,
             targets: answer.targets,
             shell: answer.shell,
             tools: answer.tools,
@@ -252,52 +252,4 @@ fn read_derivations(
         derivations.insert(path, derivation);
     }
     Ok(derivations)
-}
-
-/// What Nix fetched during evaluation by a revision alone, as it notes in its fetchers' cache. What it
-/// fetched by hash is in the store under that hash, and needs no cache.
-///
-/// The tables: `Cache(input, …)` of JSON up to Nix 2.25, `Cache(domain, key, …)` from 2.26 on.
-fn fetched(cache: &Path) -> Result<BTreeSet<String>, CaptureError> {
-    let directory = cache.join("nix");
-    let mut fetched = BTreeSet::new();
-    let entries = match fs::read_dir(&directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(fetched),
-        Err(source) => return Err(CaptureError::Io { path: directory, source }),
-    };
-    for entry in entries {
-        let path = entry.map_err(|source| CaptureError::Io { path: directory.clone(), source })?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if !name.starts_with("fetcher-cache") || !name.ends_with(".sqlite") {
-            continue;
-        }
-        let database = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY);
-        let rows = database.and_then(|database| fetcher_rows(&database));
-        fetched.extend(rows.map_err(|source| CaptureError::FetcherCache { path, source })?);
-    }
-    Ok(fetched)
-}
-
-fn fetcher_rows(database: &Connection) -> rusqlite::Result<Vec<String>> {
-    let old = database.prepare("select input from Cache");
-    if let Ok(mut inputs) = old {
-        let inputs = inputs.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
-        let by_revision = |input: &String| {
-            let fields: Option<serde_json::Value> = serde_json::from_str(input).ok();
-            fields.is_some_and(|fields| fields["rev"].is_string() || fields["type"] == "git")
-        };
-        return Ok(inputs.into_iter().filter(by_revision).collect());
-    }
-    let mut rows = database.prepare("select domain, key from Cache")?;
-    let rows = rows.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
-    let mut fetched = Vec::new();
-    for row in rows {
-        let (domain, key) = row?;
-        // Hashes of what is in the store, and files, which evaluation may only fetch by hash.
-        if !["fetchToStore", "sourcePathToHash", "file", "tarball"].contains(&domain.as_str()) {
-            fetched.push(format!("{domain} {key}"));
-        }
-    }
-    Ok(fetched)
 }

@@ -7,11 +7,6 @@ use std::path::{Path, PathBuf};
 /// Something that a user should know of a capture that did not fail.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Note {
-    /// Evaluation fetches something besides the inputs that it cannot fetch offline.
-    Fetches {
-        /// What, in the words of Nix's cache of fetched things.
-        what: String,
-    },
     /// A text of the project names `<nixpkgs>` or a flake by a name alone.
     Lookup {
         /// The file, relative to the source.
@@ -37,10 +32,6 @@ pub enum Note {
 impl std::fmt::Display for Note {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Fetches { what } => write!(
-                f,
-                "evaluation fetches {what} besides the inputs, which fails offline: make it an input of the flake"
-            ),
             Self::Lookup { file, text } => write!(
                 f,
                 "{} has {text}, which can never be found offline: use the input `nixpkgs`",

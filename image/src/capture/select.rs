@@ -196,6 +196,7 @@ impl Evaluations<'_> {
 mod tests {
     use super::*;
     use crate::capture::evaluate::EvaluatedTarget;
+    use crate::capture::fetchers::Fetched;
     use crate::derivation::{Derivation, Output};
 
     fn path(n: u8, name: &str) -> StorePath {
@@ -217,7 +218,7 @@ mod tests {
             derivations: derivations.iter().map(|(path, of)| ((*path).clone(), of.clone())).collect(),
             imported: BTreeSet::new(),
             present: present.iter().map(|path| (*path).clone()).collect(),
-            fetched: BTreeSet::new(),
+            fetched: Fetched::default(),
         }
     }
 

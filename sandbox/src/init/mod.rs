@@ -7,6 +7,7 @@
 
 mod binds;
 mod devices;
+mod fetcher_cache;
 mod filter;
 mod identity;
 mod namespaces;

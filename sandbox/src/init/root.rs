@@ -11,6 +11,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{chdir, pivot_root};
 
 use super::binds::{Sources, attach};
+use super::fetcher_cache;
 use super::identity::Identity;
 use super::{During, Failure, devices};
 use crate::channel::Channel;
@@ -169,6 +170,9 @@ fn own_files(plan: &Plan, identity: Identity) -> Result<(), Failure> {
         .during_with(Step::Files, HOME)?;
     let git = Path::new(HOME).join(".gitconfig");
     replace(&git, GIT_CONFIG).during_with(Step::Files, git.display())?;
+    if let Some(cache) = &plan.fetcher_cache {
+        fetcher_cache::bring(Path::new(cache), identity).during_with(Step::Files, cache)?;
+    }
 
     let (number, name) = USER;
     let etc = [

@@ -164,6 +164,7 @@ pub(crate) fn bare_spec(lower: Lower, scratch: PathBuf) -> Spec {
         binds: Vec::new(),
         scratch: Scratch::Directory(scratch),
         etc: BTreeMap::new(),
+        fetcher_cache: None,
         environment: environment::clean(seed::SEARCH_PATH, [], &BTreeMap::new()),
     }
 }
