@@ -102,7 +102,7 @@ impl<'de> Deserialize<'de> for Lock {
 
 #[cfg(test)]
 mod tests {
-    use std::error::Error as _;
+    use seed_format::Chain;
 
     use super::*;
     use proptest::prelude::*;
@@ -150,12 +150,7 @@ mod tests {
         ];
         for (text, word) in cases {
             let error = Lock::parse(text.as_bytes()).unwrap_err();
-            let mut chain = String::new();
-            let mut next = error.source();
-            while let Some(error) = next {
-                chain.push_str(&error.to_string());
-                next = error.source();
-            }
+            let chain = Chain(&error).to_string();
             assert!(chain.contains(word), "{text:.80}: {chain}");
         }
     }

@@ -8,12 +8,12 @@ use std::error::Error;
 
 use seed_format::entry::{Chunk, Entry, LayerEntry};
 use seed_format::index::{BuildError, Index, IndexError, LayerInput, MAX_CHUNK_LEN, PathInput, build};
-use seed_format::{Digest, StorePath};
+use seed_format::{Chain, Digest, StorePath};
 use support::{Image, exercise, in_store, layer, path_input, small, store_path};
 
-/// An error and its sources, as a user sees them.
-fn chain(error: &(dyn Error + 'static)) -> String {
-    std::iter::successors(Some(error), |&error| error.source()).map(|error| format!("{error}; ")).collect()
+/// An error and its causes, as a user sees them.
+fn chain(error: &dyn Error) -> String {
+    Chain(error).to_string()
 }
 
 fn put(bytes: &mut [u8], at: usize, value: &[u8]) {

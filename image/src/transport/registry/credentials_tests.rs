@@ -1,3 +1,5 @@
+use seed_format::Chain;
+
 use super::*;
 
 fn file(text: &str) -> (tempfile::NamedTempFile, CredentialOptions) {
@@ -65,12 +67,7 @@ fn malformed_files_are_errors_without_secrets() {
     ] {
         let (_file, options) = file(text);
         let error = options.find("h.x", "a", true).unwrap_err();
-        let mut shown = format!("{error:?}");
-        let mut cause: Option<&dyn std::error::Error> = Some(&error);
-        while let Some(error) = cause {
-            shown += &error.to_string();
-            cause = error.source();
-        }
+        let shown = format!("{error:?} {}", Chain(&error));
         // The name of a helper is no secret.
         assert!(text.contains("credHelpers") || !shown.contains("hunter2"), "{shown}");
     }
