@@ -61,9 +61,18 @@ fn what_the_pages_say_to_type_exists() {
     let seed_mount = Path::new(env!("CARGO_BIN_EXE_seed")).with_file_name("seed-mount");
     let help = Command::new(seed_mount).arg("--help").output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
-    // Those of mount(8), unshare(1) and Nix.
-    let of_others =
-        ["--fake", "--from", "--map-root-user", "--mount", "--no-update-lock-file", "--offline", "--realise"];
+    // Those of cp(1), mount(8), unshare(1) and Nix.
+    let of_others = [
+        "--fake",
+        "--from",
+        "--map-root-user",
+        "--mount",
+        "--no-preserve",
+        "--no-update-lock-file",
+        "--offline",
+        "--realise",
+        "--recursive",
+    ];
     let known: BTreeSet<&str> = flags(&reference).into_iter().chain(flags(&help)).chain(of_others).collect();
     for page in [
         "README.md",
