@@ -45,10 +45,10 @@ impl Report {
         }
     }
 
-    /// Tells a trace of what was found and done: of the phases of a sandbox that has just ended, and of all
-    /// that was counted.
-    pub(crate) fn tell<'a>(&self, trace: &Trace, sandbox: impl IntoIterator<Item = &'a Phase>) {
-        let durations = sandbox.into_iter().map(|phase| (&*phase.name, duration(phase.seconds)));
+    /// Tells a trace of what was found and done: of the phases that have just ended, and of all that was
+    /// counted.
+    pub(crate) fn tell<'a>(&self, trace: &Trace, ended: impl IntoIterator<Item = &'a Phase>) {
+        let durations = ended.into_iter().map(|phase| (&*phase.name, duration(phase.seconds)));
         trace.sequence(durations.collect::<Vec<_>>());
         trace.note("seed.bytes_fetched", self.bytes_fetched);
         trace.note("seed.size", self.seed_size);

@@ -102,11 +102,11 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<ExitCode> {
         text.push(b'\n');
         std::fs::write(file, text).context(|| format!("cannot write {}", file.display()))?;
     }
+    let delivered = destinations.deliver(session, &admitted, &nix, &record)?;
     let mut report = Report::new(admitted.resolve, admitted.verify);
-    report.extend(&record.phases);
+    report.extend(record.phases.iter().chain(&delivered));
     report.count(&admitted.opened, admitted.transport.as_ref());
-    report.extend(&destinations.deliver(session, &admitted, &nix, &record)?);
-    report.tell(session.printer.trace(), &record.phases);
+    report.tell(session.printer.trace(), record.phases.iter().chain(&delivered));
     let failures = record.failed.iter().map(|failed| format!("{} ({})", failed.attribute, failed.phase));
     let failures: Vec<String> = failures.collect();
     session.printer.data(&Built(record))?;
