@@ -278,6 +278,16 @@ fn content_addressed_outputs_are_known_and_not_built_again() {
         demo.seed(&["develop", "--seed", seed, "--command", "bash", "-c", read]).ended_with(0);
 
         fs::write(demo.dir.join("VERSION"), version).unwrap();
+        // With everything built already, and more noted: the seed is the same.
+        succeed(
+            Command::new("nix")
+                .args(["build", "--no-link"])
+                .arg(format!("path:{}", demo.dir.display()))
+                .env("XDG_CACHE_HOME", demo.program.home().join("nix-cache")),
+        );
+        let again = demo.seed(&["pack", "--no-check", "--to", &seeds]).ended_with(0);
+        assert_eq!(again.stdout.trim(), seed);
+
         let captured = demo.capture();
         for name in ["measured-0", "counted-0"] {
             let path = captured.record.roots.keys().find(|path| path.name() == name).expect("such a path");

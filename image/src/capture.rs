@@ -188,7 +188,15 @@ pub fn flake(request: &FlakeRequest, nix: &Nix, progress: &dyn Progress) -> Resu
     progress.begin("realise", 0);
     let realised = realiser.realise(&needed)?;
 
-    let closure = capture.closure(&original, &nix_path, &realised)?;
+    let mut closure = capture.closure(&original, &nix_path, &realised)?;
+    closure.realisations = BTreeSet::new();
+    if !realised.noted.is_empty() {
+        let notes = scratch.path().join("store-notes");
+        realiser.tell(&needed, &notes)?;
+        let noted = realised.noted.values().cloned().collect();
+        closure.realisations = Store::open(&notes)?.realisations(&closure.paths, &noted)?;
+        closure.check().map_err(CaptureError::from)?;
+    }
     notes.extend(capture.notes(&original, &project)?);
     let record = Record::new(realised.roots, &closure);
     Ok(Captured {
@@ -379,8 +387,7 @@ impl Capture<'_> {
             env: output(&evaluation.tools, "bin/env"),
             certificates: output(&evaluation.certificates, "etc/ssl/certs/ca-bundle.crt"),
         };
-        let noted = realised.noted.values().cloned().collect();
-        closure_of(&Store::open(&self.root)?, realised.roots.keys().cloned(), &noted, programs)
+        closure_of(&Store::open(&self.root)?, realised.roots.keys().cloned(), programs)
     }
 
     fn notes(&self, evaluation: &Evaluation, project: &Project) -> Result<Vec<Note>, CaptureError> {

@@ -13,7 +13,7 @@ use crate::store::Store;
 /// machine's own).
 pub fn paths(paths: &[StorePath], root: &Path) -> Result<Closure, CaptureError> {
     let store = Store::open(root)?;
-    closure_of(&store, paths.iter().cloned(), &BTreeSet::new(), Programs::default())
+    closure_of(&store, paths.iter().cloned(), Programs::default())
 }
 
 /// Captures plain store paths as [`paths`] does, and the Nix `nix` with them, so that there is one to build
@@ -33,19 +33,17 @@ pub fn paths_with_nix(paths: &[StorePath], root: &Path, nix: &StorePath) -> Resu
         env: first(&["bin/env"]),
         certificates: first(&["etc/ssl/certs/ca-bundle.crt"]),
     };
-    closure_of(&store, paths.iter().chain([nix]).cloned(), &BTreeSet::new(), programs)
+    closure_of(&store, paths.iter().chain([nix]).cloned(), programs)
 }
 
-/// The closure of `roots` in `store`, that an image can be made of. Only Nix's notes lead to the outputs
-/// `noted`.
+/// The closure of `roots` in `store`, that an image can be made of.
 pub(super) fn closure_of(
     store: &Store,
     roots: impl IntoIterator<Item = StorePath>,
-    noted: &BTreeSet<StorePath>,
     programs: Programs,
 ) -> Result<Closure, CaptureError> {
     let paths = store.closure(roots)?;
-    let realisations = store.realisations(&paths, noted)?;
+    let realisations = store.realisations(&paths, &BTreeSet::new())?;
     let closure = Closure { real_store: store.directory(), paths, realisations, programs };
     closure.check()?;
     Ok(closure)

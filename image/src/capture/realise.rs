@@ -7,7 +7,7 @@ use seed_format::StorePath;
 
 use super::CaptureError;
 use super::evaluate::in_store;
-use super::nix::{Nix, NixCommand};
+use super::nix::{Nix, NixCommand, NixError};
 use super::rules::Rule;
 use super::select::{Item, Needed};
 use crate::derivation::Derivation;
@@ -36,6 +36,7 @@ pub(crate) struct Realiser<'a> {
 impl Realiser<'_> {
     /// With the network: what is fixed by a hash, and what substituters have built.
     pub(crate) fn fetch(&self, needed: &Needed) -> Result<(), CaptureError> {
+        self.fetch_noted(needed)?;
         let plan = self.plan(&arguments(needed, self.derivations))?;
         self.run_all(&shown(&plan.fetched), |command| command)?;
         let fixed: Vec<_> = plan
@@ -45,6 +46,48 @@ impl Realiser<'_> {
             .map(StorePath::to_string)
             .collect();
         self.run_all(&fixed, |command| command)
+    }
+
+    /// Has Nix note where outputs without known places are, as far as a substituter knows. The path alone, which
+    /// a plan names, brings no note with it, and what has none is built again.
+    fn fetch_noted(&self, needed: &Needed) -> Result<(), CaptureError> {
+        let fetched = self.run_all(&self.placeless(needed), |command| {
+            command.arg("--keep-going").setting("max-jobs", "0").setting("builders", "")
+        });
+        match fetched {
+            // What no substituter has would have to be built, which comes later.
+            Err(CaptureError::Nix(NixError::Failed { .. })) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Has the empty store below `root` learn, from the one where all is realised, where the outputs without
+    /// known places are. A store that built them has notes of what it did on the way besides, and one that was
+    /// told of them has not: what a store is told is the same on every machine.
+    pub(crate) fn tell(&self, needed: &Needed, root: &Path) -> Result<(), CaptureError> {
+        let from = format!("{}?trusted=1", self.root.display());
+        for batch in self.placeless(needed).chunks(BATCH) {
+            let command = self.nix.command("nix-store").arg("--realise").args(batch).arg("--store").arg(root);
+            let alone = [("substituters", from.as_str()), ("max-jobs", "0"), ("builders", "")];
+            alone
+                .into_iter()
+                .fold(command.offline(), |command, (name, value)| command.setting(name, value))
+                .output()?;
+        }
+        Ok(())
+    }
+
+    /// The arguments for the outputs without known places.
+    fn placeless(&self, needed: &Needed) -> Vec<String> {
+        let is_placeless = |item: &Item| match item {
+            Item::Output { derivation, .. } => {
+                self.derivations.get(derivation).is_some_and(Derivation::is_placeless)
+            }
+            Item::Path(_) => false,
+        };
+        let placeless = needed.0.iter().filter(|(item, _)| is_placeless(item));
+        let needed = Needed(placeless.map(|(item, rules)| (item.clone(), rules.clone())).collect());
+        arguments(&needed, self.derivations)
     }
 
     /// Without a network: everything else.
