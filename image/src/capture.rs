@@ -1,7 +1,7 @@
 //! What a project needs to be built offline, from its flake: evaluated, fetched, built and described.
 //!
 //! Everything happens in chroot stores of the capture's own, which begin empty and take built paths from the
-//! machine's store: so the result follows from the flake, its lock and Nix alone, whatever else the machine
+//! machine's store, or leave them there: so the result follows from the flake, its lock and Nix alone, whatever else the machine
 //! has. The project is evaluated as it is and with its source changed. What differs is the *project's own*,
 //! and is built in the seed; what its derivations are made of goes in.
 
@@ -23,6 +23,7 @@ mod evaluate;
 mod fetchers;
 mod graft;
 mod kept_record;
+mod lender;
 mod lock;
 mod nix;
 mod note;
@@ -45,10 +46,9 @@ pub use rules::{Missing, Present, Record, Rule, diagnose};
 
 use attribute::{attribute_paths, targets};
 use evaluate::{Evaluation, Evaluator, Source, Use, in_store};
-use graft::graft;
+use lender::Lender;
 use note::find_lookups;
 use perturb::Change;
-use plain::closure_of;
 use project::Project;
 use realise::{Realised, Realiser};
 use scratch::Scratch;
@@ -151,7 +151,8 @@ pub fn flake(request: &FlakeRequest, nix: &Nix, progress: &dyn Progress) -> Resu
 
     progress.begin("fetch inputs", 0);
     let project = capture.project()?;
-    let inputs = capture.fetch_inputs(&project)?;
+    let lender = Lender::of(request);
+    let inputs = capture.fetch_inputs(&project, lender.as_ref())?;
 
     progress.begin("evaluate", 0);
     let original = capture.evaluate("original", &capture.root, &project.source)?;
@@ -181,15 +182,15 @@ pub fn flake(request: &FlakeRequest, nix: &Nix, progress: &dyn Progress) -> Resu
         nix,
         root: &capture.root,
         substituters: &capture.substituters,
+        lender: lender.as_ref(),
         derivations: &original.derivations,
     };
     progress.begin("fetch", 0);
-    realiser.fetch(&needed)?;
+    let lent = realiser.fetch(&needed)?;
     progress.begin("realise", 0);
-    let realised = realiser.realise(&needed)?;
+    let realised = realiser.realise(&needed, &lent)?;
 
-    let mut closure = capture.closure(&original, &nix_path, &realised)?;
-    closure.realisations = BTreeSet::new();
+    let mut closure = capture.closure(&original, &nix_path, &realised, lender.as_ref())?;
     if !realised.noted.is_empty() {
         let notes = scratch.path().join("store-notes");
         realiser.tell(&needed, &notes)?;
@@ -282,15 +283,8 @@ impl Capture<'_> {
         inputs: &BTreeSet<StorePath>,
         notes: &mut Vec<Note>,
     ) -> Result<Vec<Evaluation>, CaptureError> {
-        let evaluate = |name, change| self.evaluate_change(name, project, inputs, change);
-        // Side by side: evaluation uses one processor, and each has a store of its own.
-        let (shape, content) = std::thread::scope(|scope| {
-            let shape = scope.spawn(|| evaluate("shape", Change::Shape));
-            let content = evaluate("content", Change::Content);
-            (shape.join().expect("evaluating does not panic"), content)
-        });
-        let mut changed = vec![shape?];
-        match content {
+        let mut changed = vec![self.evaluate_change("shape", project, inputs, Change::Shape)?];
+        match self.evaluate_change("content", project, inputs, Change::Content) {
             Ok(evaluation) => changed.push(evaluation),
             Err(CaptureError::Nix(NixError::Failed { stderr, .. })) => {
                 let error = stderr.lines().rfind(|line| line.contains("error:")).unwrap_or(&stderr);
@@ -320,14 +314,14 @@ impl Capture<'_> {
         let substituters = [format!("{}?trusted=1", self.root.display())];
         let metadata = self.metadata(&root, &reference, &substituters)?;
         let nar_hash = self.nar_hash(&root, &metadata)?;
-        let store = Store::open(&self.root)?;
-        for input in inputs {
-            graft(&real_path(&self.root, input), &store.path_info(input)?, &root)?;
-        }
         // A commit, of another day: what depends on either is the project's own, too.
         let attributes = "lastModified=86401&rev=5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed&revCount=5";
         let source = Source::new(metadata.path, &nar_hash, &project.directory, attributes);
-        self.evaluate(name, &root, &source)
+        // The trees of the inputs, which are large, are never made twice: they move there and back.
+        let moved = graft::move_paths(inputs, &self.root, &root)?;
+        let evaluation = self.evaluate(name, &root, &source);
+        graft::move_back(&moved, &root, &self.root)?;
+        evaluation
     }
 
     /// Nix itself, in the store: as it is, or made into a store path.
@@ -370,7 +364,9 @@ impl Capture<'_> {
         evaluation: &Evaluation,
         nix: &StorePath,
         realised: &Realised,
+        lender: Option<&Lender>,
     ) -> Result<Closure, CaptureError> {
+        let mut closure = lender::closure(&Store::open(&self.root)?, lender, realised.roots.keys().cloned())?;
         let output = |used: &Option<Use>, file: &str| {
             let used = used.as_ref()?;
             let outputs = evaluation.derivations[&used.derivation].outputs.iter();
@@ -379,15 +375,16 @@ impl Capture<'_> {
                 let noted = || realised.noted.get(&(used.derivation.clone(), name.clone()));
                 output.path.as_ref().or_else(noted)
             });
-            paths.find(|path| real_path(&self.root, path).join(file).symlink_metadata().is_ok()).cloned()
+            paths.find(|path| closure.real_path(path).join(file).symlink_metadata().is_ok()).cloned()
         };
-        let programs = Programs {
+        closure.programs = Programs {
             nix: Some(nix.clone()),
             shell: output(&evaluation.shell, "bin/bash"),
             env: output(&evaluation.tools, "bin/env"),
             certificates: output(&evaluation.certificates, "etc/ssl/certs/ca-bundle.crt"),
         };
-        closure_of(&Store::open(&self.root)?, realised.roots.keys().cloned(), programs)
+        closure.check()?;
+        Ok(closure)
     }
 
     fn notes(&self, evaluation: &Evaluation, project: &Project) -> Result<Vec<Note>, CaptureError> {

@@ -42,6 +42,8 @@ pub struct Closure {
     /// The directory that holds the paths: `/nix/store`, or where a chroot store keeps them,
     /// `<root>/nix/store`.
     pub real_store: PathBuf,
+    /// The paths that another directory holds, and which.
+    pub elsewhere: BTreeMap<StorePath, PathBuf>,
     /// The paths. Each refers only to paths of the closure.
     pub paths: BTreeMap<StorePath, PathInfo>,
     /// Outputs of content-addressed derivations.
@@ -140,6 +142,7 @@ impl Closure {
         let kept_realisation = |realisation: &&Realisation| !out.contains(&realisation.path);
         Self {
             real_store: self.real_store.clone(),
+            elsewhere: self.elsewhere.clone(),
             paths: self
                 .paths
                 .iter()
@@ -163,7 +166,7 @@ impl Closure {
 
     /// Where the files of `path` are on this machine.
     pub fn real_path(&self, path: &StorePath) -> PathBuf {
-        self.real_store.join(path.base_name())
+        self.elsewhere.get(path).unwrap_or(&self.real_store).join(path.base_name())
     }
 }
 

@@ -127,6 +127,15 @@ impl Store {
         exists().map_err(|source| self.failed(source))
     }
 
+    /// The valid paths whose NAR has this hash.
+    pub fn with_nar_hash(&self, hash: &Digest) -> Result<BTreeSet<StorePath>, StoreError> {
+        let read = || -> rusqlite::Result<Vec<String>> {
+            let mut query = self.database.prepare("select path from ValidPaths where hash = ?")?;
+            query.query_map([hash.to_string()], |row| row.get(0))?.collect()
+        };
+        read().map_err(|source| self.failed(source))?.into_iter().map(|path| self.path(path)).collect()
+    }
+
     /// The paths `roots` and all that they refer to.
     pub fn closure(
         &self,

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use seed_format::Digest;
 use seed_format::json::{self, JsonError};
 use serde::Deserialize;
 
@@ -64,6 +65,15 @@ pub struct Input {
     /// The hash of its tree's NAR, as Nix writes it: `sha256-<base 64>`. None where the tree is a part of
     /// the flake's own, and so is fixed with it.
     pub nar_hash: Option<String>,
+}
+
+impl Input {
+    /// Its hash, if it is written as Nix writes it.
+    pub(super) fn digest(&self) -> Option<Digest> {
+        let text = self.nar_hash.as_ref()?.strip_prefix("sha256-")?;
+        let bytes = data_encoding::BASE64.decode(text.as_bytes()).ok()?;
+        Some(Digest::from_bytes(bytes.try_into().ok()?))
+    }
 }
 
 #[derive(Deserialize)]

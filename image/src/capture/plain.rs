@@ -37,14 +37,15 @@ pub fn paths_with_nix(paths: &[StorePath], root: &Path, nix: &StorePath) -> Resu
 }
 
 /// The closure of `roots` in `store`, that an image can be made of.
-pub(super) fn closure_of(
+fn closure_of(
     store: &Store,
     roots: impl IntoIterator<Item = StorePath>,
     programs: Programs,
 ) -> Result<Closure, CaptureError> {
     let paths = store.closure(roots)?;
     let realisations = store.realisations(&paths, &BTreeSet::new())?;
-    let closure = Closure { real_store: store.directory(), paths, realisations, programs };
+    let closure =
+        Closure { real_store: store.directory(), paths, realisations, programs, ..Closure::default() };
     closure.check()?;
     Ok(closure)
 }

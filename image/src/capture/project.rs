@@ -9,6 +9,7 @@ use seed_format::{Digest, StorePath};
 use serde::Deserialize;
 
 use super::evaluate::{Source, in_store};
+use super::lender::Lender;
 use super::{Capture, CaptureError, Lock, MAX_LOCK_LEN, NixError, SourceInfo, real_path, sri};
 use crate::store::Store;
 
@@ -110,7 +111,14 @@ impl Capture<'_> {
     }
 
     /// Rule 1: the trees of all locked inputs, in the store.
-    pub(super) fn fetch_inputs(&self, project: &Project) -> Result<BTreeSet<StorePath>, CaptureError> {
+    pub(super) fn fetch_inputs(
+        &self,
+        project: &Project,
+        lender: Option<&Lender>,
+    ) -> Result<BTreeSet<StorePath>, CaptureError> {
+        if let Some(lender) = lender {
+            lender.lend_inputs(&project.lock, &self.root)?;
+        }
         let command = in_store(self.nix.command("nix"), &self.root, &self.substituters)
             .args(["flake", "archive", "--json", "--no-update-lock-file", "--no-write-lock-file"])
             .arg(&project.source.url);

@@ -7,6 +7,7 @@ use seed_format::StorePath;
 
 use super::CaptureError;
 use super::evaluate::in_store;
+use super::lender::Lender;
 use super::nix::{Nix, NixCommand, NixError};
 use super::rules::Rule;
 use super::select::{Item, Needed};
@@ -30,22 +31,50 @@ pub(crate) struct Realiser<'a> {
     pub(crate) nix: &'a Nix,
     pub(crate) root: &'a Path,
     pub(crate) substituters: &'a [String],
+    /// The store whose paths stay where they are.
+    pub(super) lender: Option<&'a Lender>,
     pub(crate) derivations: &'a BTreeMap<StorePath, Derivation>,
 }
 
 impl Realiser<'_> {
-    /// With the network: what is fixed by a hash, and what substituters have built.
-    pub(crate) fn fetch(&self, needed: &Needed) -> Result<(), CaptureError> {
+    /// With the network: what is fixed by a hash, and what substituters have built. Gives the paths that are
+    /// not fetched, since they are lent.
+    pub(crate) fn fetch(&self, needed: &Needed) -> Result<BTreeSet<StorePath>, CaptureError> {
         self.fetch_noted(needed)?;
-        let plan = self.plan(&arguments(needed, self.derivations))?;
+        let mut plan = self.plan(&arguments(needed, self.derivations))?;
+        let lent = self.lent(&plan, needed)?;
+        plan.fetched.retain(|path| !lent.contains(path));
         self.run_all(&shown(&plan.fetched), |command| command)?;
-        let fixed: Vec<_> = plan
-            .built
-            .iter()
-            .filter(|path| self.derivations.get(*path).is_some_and(Derivation::is_fixed))
-            .map(StorePath::to_string)
-            .collect();
-        self.run_all(&fixed, |command| command)
+        let fixed: Vec<_> =
+            plan.built.iter().filter(|path| self.is_fixed(path)).map(StorePath::to_string).collect();
+        self.run_all(&fixed, |command| command)?;
+        Ok(lent)
+    }
+
+    /// What need not be copied. Without a network nothing is copied, so what is to be built needs all of it.
+    fn lent(&self, plan: &Plan, needed: &Needed) -> Result<BTreeSet<StorePath>, CaptureError> {
+        match self.lender {
+            Some(lender) if plan.built.iter().all(|path| self.is_fixed(path)) && self.all_known(needed) => {
+                Ok(lender.among(&plan.fetched)?)
+            }
+            _ => Ok(BTreeSet::new()),
+        }
+    }
+
+    /// Whether the place of each output is known before it is built.
+    fn all_known(&self, needed: &Needed) -> bool {
+        needed.0.keys().all(|item| match item {
+            Item::Path(_) => true,
+            Item::Output { derivation, output } => self.known_path(derivation, output).is_some(),
+        })
+    }
+
+    fn is_fixed(&self, derivation: &StorePath) -> bool {
+        self.derivations.get(derivation).is_some_and(Derivation::is_fixed)
+    }
+
+    fn known_path(&self, derivation: &StorePath, output: &str) -> Option<&StorePath> {
+        self.derivations.get(derivation)?.outputs.get(output)?.path.as_ref()
     }
 
     /// Has Nix note where outputs without known places are, as far as a substituter knows. The path alone, which
@@ -91,8 +120,19 @@ impl Realiser<'_> {
     }
 
     /// Without a network: everything else.
-    pub(crate) fn realise(&self, needed: &Needed) -> Result<Realised, CaptureError> {
-        self.run_all(&arguments(needed, self.derivations), |command| {
+    pub(crate) fn realise(
+        &self,
+        needed: &Needed,
+        lent: &BTreeSet<StorePath>,
+    ) -> Result<Realised, CaptureError> {
+        let mut own = Needed(needed.0.clone());
+        own.0.retain(|item, _| match item {
+            Item::Path(path) => !lent.contains(path),
+            Item::Output { derivation, output } => {
+                self.known_path(derivation, output).is_none_or(|path| !lent.contains(path))
+            }
+        });
+        self.run_all(&arguments(&own, self.derivations), |command| {
             command.offline().setting("substitute", "false")
         })?;
         let mut realised = Realised::default();
@@ -100,7 +140,7 @@ impl Realiser<'_> {
             let path = match item {
                 Item::Path(path) => path.clone(),
                 Item::Output { derivation, output } => match self.known_path(derivation, output) {
-                    Some(path) => path,
+                    Some(path) => path.clone(),
                     None => {
                         let path = self.noted_path(derivation, output)?;
                         realised.noted.insert((derivation.clone(), output.clone()), path.clone());
@@ -111,10 +151,6 @@ impl Realiser<'_> {
             realised.roots.entry(path).or_default().extend(rules);
         }
         Ok(realised)
-    }
-
-    fn known_path(&self, derivation: &StorePath, output: &str) -> Option<StorePath> {
-        self.derivations.get(derivation)?.outputs.get(output)?.path.clone()
     }
 
     /// The place of an output that follows from what is in it, now that it was built.

@@ -32,8 +32,13 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Nix makes what is in its stores read-only.
-        let removed = make_writable(&self.0).and_then(|()| fs::remove_dir_all(&self.0));
+        // Nix makes what is in its stores read-only, which stops all but root.
+        let removed = fs::remove_dir_all(&self.0).or_else(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                make_writable(&self.0).and_then(|()| fs::remove_dir_all(&self.0))
+            }
+            _ => Err(error),
+        });
         if let Err(error) = removed {
             tracing::warn!(directory = %self.0.display(), %error, "cannot remove a scratch directory");
         }
