@@ -5,12 +5,13 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+use seed_image::capture::make_writable;
 
 use crate::error::{Result, ResultExt};
 use crate::session::Session;
@@ -92,18 +93,6 @@ fn remove(path: &Path) {
         // Nix makes what is in its stores read-only.
         let _ = make_writable(path).and_then(|()| fs::remove_dir_all(path));
     }
-}
-
-fn make_writable(dir: &Path) -> io::Result<()> {
-    let mode = fs::symlink_metadata(dir)?.permissions().mode();
-    fs::set_permissions(dir, fs::Permissions::from_mode(mode | 0o700))?;
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            make_writable(&entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use program::Program;
 use program::checkout::Checkout;
 use program::registry::Registry;
-use program::seeds::Seeds;
-use seed_policy::core::{self, CoreStatement, Kind, NixConfig, Subject};
+use program::seeds::{Seeds, statement};
+use seed_policy::core;
 
 /// Takes all mounts away, however the test ends.
 struct Mounts<'a>(&'a Program);
@@ -35,17 +35,7 @@ fn a_pulled_seed_needs_its_registry_no_more() {
     let registry = Registry::start(&program);
     let seeds = Seeds::below(program.home());
     let (packed, bin) = seeds.pack_runnable("main");
-    let statement = CoreStatement {
-        subject: Subject { name: "app.seed".into(), digest: packed.digest },
-        kind: Kind::Seed,
-        system: seed_policy::System::current(),
-        output: "packages.x86_64-linux.seed".into(),
-        source: "git+https://github.com/acme/app".parse().unwrap(),
-        commit: "a".repeat(40).parse().unwrap(),
-        flake_lock: seed_format::Digest::of(b""),
-        nix_config: NixConfig::normalise("true", "", ""),
-        sbom: None,
-    };
+    let statement = statement(packed.digest);
     seeds.refer(&packed.digest, core::MEDIA_TYPE, &statement.to_bytes().unwrap());
     let there = format!("{}/acme/app.seed", registry.host);
     program.run(["copy", &seeds.reference(":main"), &format!("{there}:main")]).ended_with(0);

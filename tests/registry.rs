@@ -6,23 +6,7 @@ mod program;
 
 use program::Program;
 use program::registry::Registry;
-use program::seeds::Seeds;
-use seed_policy::core::{CoreStatement, Kind, NixConfig, Subject};
-
-/// A statement that fits a seed which no project is compared with.
-fn statement(seed: seed_format::Digest) -> CoreStatement {
-    CoreStatement {
-        subject: Subject { name: "app.seed".into(), digest: seed },
-        kind: Kind::Seed,
-        system: seed_policy::System::current(),
-        output: "packages.x86_64-linux.seed".into(),
-        source: "git+https://github.com/acme/app".parse().unwrap(),
-        commit: "a".repeat(40).parse().unwrap(),
-        flake_lock: seed_format::Digest::of(b""),
-        nix_config: NixConfig::normalise("true", "", ""),
-        sbom: None,
-    }
-}
+use program::seeds::{Seeds, statement};
 
 #[test]
 fn a_seed_and_its_statement_go_to_a_registry_and_back() {

@@ -6,11 +6,10 @@ use std::thread;
 use std::time::Duration;
 
 use data_encoding::BASE64;
+use ureq::Agent;
 use ureq::http::header;
-use ureq::{Agent, Proxy};
 use url::Url;
 
-use crate::reference::is_loopback;
 use crate::transport::TransportOptions;
 use crate::transport::registry::http::{HttpError, PemError, Trust};
 
@@ -70,10 +69,9 @@ pub fn ask(url: &str, netrc: Option<&str>, options: &TransportOptions) -> Result
 }
 
 fn agent(host: &str, options: &TransportOptions) -> Result<Agent, PemError> {
-    let proxy = if options.proxy_from_env && !is_loopback(host) { Proxy::try_from_env() } else { None };
     let config = Agent::config_builder()
         .http_status_as_error(false)
-        .proxy(proxy)
+        .proxy(options.proxy_for(host))
         .tls_config(Trust::default().config(options.ca_file.as_deref())?)
         .timeout_connect(Some(options.connect_timeout))
         .timeout_global(Some(PATIENCE))

@@ -1,8 +1,8 @@
 //! What a project needs to be built offline, from its flake: evaluated, fetched, built and described.
 //!
 //! Everything happens in chroot stores of the capture's own, which begin empty and take built paths from the
-//! machine's store, or leave them there: so the result follows from the flake, its lock and Nix alone, whatever else the machine
-//! has. The project is evaluated as it is and with its source changed. What differs is the *project's own*,
+//! machine's store, or leave them there: so the result follows from the flake, its lock and Nix alone,
+//! whatever else the machine has. The project is evaluated as it is and with its source changed. What differs is the *project's own*,
 //! and is built in the seed; what its derivations are made of goes in.
 
 use std::collections::BTreeSet;
@@ -43,6 +43,7 @@ pub use nix::{Nix, NixError, OLDEST, Version};
 pub use note::Note;
 pub use plain::{paths, paths_with_nix};
 pub use rules::{Missing, Present, Record, Rule, diagnose};
+pub use scratch::make_writable;
 
 use attribute::{attribute_paths, targets};
 use evaluate::{Evaluation, Evaluator, Source, Use, in_store};
@@ -196,7 +197,7 @@ pub fn flake(request: &FlakeRequest, nix: &Nix, progress: &dyn Progress) -> Resu
         realiser.tell(&needed, &notes)?;
         let noted = realised.noted.values().cloned().collect();
         closure.realisations = Store::open(&notes)?.realisations(&closure.paths, &noted)?;
-        closure.check().map_err(CaptureError::from)?;
+        closure.check()?;
     }
     notes.extend(capture.notes(&original, &project)?);
     let record = Record::new(realised.roots, &closure);

@@ -26,6 +26,11 @@ pub const CA_SCHEMA_VERSION: &str = "3";
 /// When every path was registered, in seconds since 1970. Nix shows it, and asks no more of it.
 const REGISTRATION_TIME: i64 = 1;
 
+/// Settings of a database that has the same bytes wherever it is written. A file is made anew after a crash,
+/// and nobody else has it open.
+pub(crate) const SAME_BYTES: &str = "pragma page_size = 4096; pragma encoding = 'UTF-8';
+    pragma auto_vacuum = none; pragma journal_mode = off; pragma synchronous = off;";
+
 /// The tables, with the text that Nix itself creates them by.
 pub(crate) const SCHEMA: &str = include_str!("database/schema.sql");
 
@@ -87,10 +92,8 @@ pub fn write(closure: &Closure, to: &Path) -> Result<(), DatabaseError> {
     fs::OpenOptions::new().write(true).create_new(true).open(to).map_err(io_failed)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut database = Connection::open_with_flags(to, flags).map_err(failed)?;
-    // The file is made anew after a crash, and nobody else has it open.
-    let settings = "pragma page_size = 4096; pragma encoding = 'UTF-8'; pragma auto_vacuum = none;
-                    pragma journal_mode = off; pragma synchronous = off; pragma foreign_keys = on;";
-    database.execute_batch(settings).map_err(failed)?;
+    database.execute_batch(SAME_BYTES).map_err(failed)?;
+    database.execute_batch("pragma foreign_keys = on").map_err(failed)?;
     let transaction = database.transaction().map_err(failed)?;
     transaction.execute_batch(SCHEMA).map_err(failed)?;
     let ids = insert_paths(&transaction, closure).map_err(failed)?;

@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use seed_format::StorePath;
+use seed_format::{Chain, StorePath};
 use seed_image::capture::{
     CaptureError, Captured, FlakeRequest, Missing, Nix, Note, Present, Purpose, Rule, diagnose, flake, paths,
 };
@@ -76,17 +76,7 @@ fn try_capture(project: &Path, scratch: &Path) -> Result<Captured, CaptureError>
 }
 
 fn capture(project: &Path, scratch: &Path) -> Captured {
-    try_capture(project, scratch).unwrap_or_else(|error| panic!("{}", chain(&error)))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
+    try_capture(project, scratch).unwrap_or_else(|error| panic!("{}", Chain(&error)))
 }
 
 /// What is done to a captured closure before a build is tried with it.
@@ -335,17 +325,18 @@ fn refuses_what_is_not_locked() {
         let hash = words + lock[words..].find("        \"narHash\"").unwrap();
         let line_end = hash + lock[hash..].find('\n').unwrap() + 1;
         fs::write(project.join("flake.lock"), format!("{}{}", &lock[..hash], &lock[line_end..])).unwrap();
-        let error = chain(&try_capture(&project, dir).unwrap_err());
+        let error = Chain(&try_capture(&project, dir).unwrap_err()).to_string();
         assert!(error.contains("words"), "{error}");
         assert!(error.contains("narHash") || error.contains("lock"), "{error}");
 
         fs::remove_file(project.join("flake.lock")).unwrap();
         let error = try_capture(&project, dir).unwrap_err();
-        assert!(matches!(error, CaptureError::Unlocked { .. }), "{}", chain(&error));
+        assert!(matches!(error, CaptureError::Unlocked { .. }), "{}", Chain(&error));
 
         fs::write(project.join("flake.lock"), "{").unwrap();
         let error = try_capture(&project, dir).unwrap_err();
-        assert!(chain(&error).contains("flake.lock") || chain(&error).contains("parse"), "{}", chain(&error));
+        let error = Chain(&error).to_string();
+        assert!(error.contains("flake.lock") || error.contains("parse"), "{error}");
     });
 }
 

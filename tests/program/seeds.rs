@@ -11,6 +11,22 @@ use seed_image::manifest::{Descriptor, Manifest, media_type};
 use seed_image::pack::{Options, Packed, pack};
 use seed_image::transport::{BytesContent, Layout, Transport};
 use seed_image::tree;
+use seed_policy::core::{CoreStatement, Kind, NixConfig, Subject};
+
+/// A statement that fits a seed which no project is compared with.
+pub(crate) fn statement(seed: Digest) -> CoreStatement {
+    CoreStatement {
+        subject: Subject { name: "app.seed".into(), digest: seed },
+        kind: Kind::Seed,
+        system: seed_policy::System::current(),
+        output: "packages.x86_64-linux.seed".into(),
+        source: "git+https://github.com/acme/app".parse().unwrap(),
+        commit: "a".repeat(40).parse().unwrap(),
+        flake_lock: Digest::of(b""),
+        nix_config: NixConfig::normalise("true", "", ""),
+        sbom: None,
+    }
+}
 
 /// The layout that the seeds are in, and the store that they are made of.
 pub(crate) struct Seeds {

@@ -16,6 +16,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, params_from_iter};
 
 use super::CaptureError;
+use crate::database::SAME_BYTES;
 
 mod objects;
 
@@ -110,9 +111,7 @@ impl Table {
 
     fn write(&self, path: &Path) -> rusqlite::Result<()> {
         let mut database = Connection::open(path)?;
-        let settings = "pragma page_size = 4096; pragma encoding = 'UTF-8'; pragma auto_vacuum = none;
-                        pragma journal_mode = off; pragma synchronous = off;";
-        database.execute_batch(settings)?;
+        database.execute_batch(SAME_BYTES)?;
         let transaction = database.transaction()?;
         transaction.execute_batch(&self.schema)?;
         for row in &self.rows {

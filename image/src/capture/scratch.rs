@@ -45,7 +45,8 @@ impl Drop for Scratch {
     }
 }
 
-fn make_writable(dir: &Path) -> io::Result<()> {
+/// Lets the owner remove what is below `dir`: Nix makes the directories in its stores read-only.
+pub fn make_writable(dir: &Path) -> io::Result<()> {
     let mode = fs::symlink_metadata(dir)?.permissions().mode();
     if mode & 0o700 != 0o700 {
         fs::set_permissions(dir, fs::Permissions::from_mode(mode | 0o700))?;

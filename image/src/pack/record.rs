@@ -20,9 +20,8 @@ use std::path::{Path, PathBuf};
 use seed_format::layer::{self, Layer};
 use seed_format::{Chunk, Digest, DigestWriter, Entry, Kind, LayerEntry, StorePath};
 
-use super::scratch::Scratch;
-use crate::kept;
 use crate::rootfs::RootEntry;
+use crate::{kept, whole_file};
 
 const MAGIC: &[u8; 8] = b"SEEDREC1";
 
@@ -101,16 +100,9 @@ impl<'a> Records<'a> {
 
     /// Notes that `layer` was made for `key`. Failing to is no reason to stop.
     pub(super) fn store(self, key: &Key, layer: &Layer) {
-        if let Err(error) = self.try_store(key, layer) {
+        if let Err(error) = whole_file::write(&self.file(key), &encode(layer)) {
             tracing::warn!(directory = %self.0.display(), %error, "cannot note that a layer was made");
         }
-    }
-
-    fn try_store(self, key: &Key, layer: &Layer) -> io::Result<()> {
-        fs::create_dir_all(self.0)?;
-        let unfinished = Scratch::in_directory(self.0);
-        fs::write(unfinished.path(), encode(layer))?;
-        fs::rename(unfinished.path(), self.file(key))
     }
 }
 

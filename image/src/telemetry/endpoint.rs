@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use ureq::{Agent, Proxy};
+use ureq::Agent;
 use url::Url;
 
-use crate::reference::is_loopback;
 use crate::transport::TransportOptions;
 use crate::transport::registry::http::{HttpError, PemError, Trust};
 
@@ -63,11 +62,10 @@ impl Endpoint {
     /// Sends a request of the collector's API, within two seconds.
     pub(super) fn send(&self, trace: &Value, options: &TransportOptions) -> Result<(), ExportError> {
         let host = self.0.host_str().unwrap_or_default();
-        let proxy = if is_loopback(host) || !options.proxy_from_env { None } else { Proxy::try_from_env() };
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
-            .proxy(proxy)
+            .proxy(options.proxy_for(host))
             .tls_config(Trust::default().config(options.ca_file.as_deref())?)
             .timeout_global(Some(PATIENCE))
             .build();

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ureq::Proxy;
+
 use super::registry::credentials::CredentialOptions;
+use crate::reference::is_loopback;
 
 /// How registries are reached. An image layout on disk needs none of it.
 #[derive(Debug, Clone)]
@@ -56,6 +59,11 @@ impl Default for TransportOptions {
 }
 
 impl TransportOptions {
+    /// The proxy for a host; none for this machine itself.
+    pub(crate) fn proxy_for(&self, host: &str) -> Option<Proxy> {
+        if self.proxy_from_env && !is_loopback(host) { Proxy::try_from_env() } else { None }
+    }
+
     /// The defaults, with what the environment says of credentials, proxies, roots of trust
     /// (`SSL_CERT_FILE`) and mirrors (`/etc/containerd/certs.d`, `/etc/docker/certs.d`).
     pub fn from_env() -> Self {

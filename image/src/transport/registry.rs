@@ -262,9 +262,9 @@ fn endpoint(
     };
     let auth = Authenticator::new(identity, options.credentials.clone());
     let trust = Trust { extra: ca, anyone: skip_verify, client };
-    let proxied = !crate::reference::is_loopback(&base_host);
+    let proxy = options.proxy_for(&base_host);
     let connect_timeout = dial_timeout.unwrap_or(options.connect_timeout);
-    let client = Client::new(options, &trust, connect_timeout, proxied, tally.clone())?;
+    let client = Client::new(options, &trust, connect_timeout, proxy, tally.clone())?;
     let headers = headers.into_iter().map(|(name, value)| {
         let header = HeaderName::try_from(&name).ok().zip(HeaderValue::try_from(value).ok());
         header.ok_or(HostsError::Header(name))

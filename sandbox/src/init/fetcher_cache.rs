@@ -31,12 +31,13 @@ fn copy(from: &Path, to: &Path, owner: (u32, u32)) -> io::Result<()> {
         let (source, target, kind) = (entry.path(), to.join(entry.file_name()), entry.file_type()?);
         if kind.is_dir() {
             copy(&source, &target, owner)?;
-        } else if kind.is_file() && from.ends_with("objects/pack") {
-            symlink(&source, &target)?;
-            lchown(&target, Some(owner.0), Some(owner.1))?;
         } else if kind.is_file() {
-            fs::copy(&source, &target)?;
-            fs::set_permissions(&target, Permissions::from_mode(0o644))?;
+            if from.ends_with("objects/pack") {
+                symlink(&source, &target)?;
+            } else {
+                fs::copy(&source, &target)?;
+                fs::set_permissions(&target, Permissions::from_mode(0o644))?;
+            }
             lchown(&target, Some(owner.0), Some(owner.1))?;
         }
     }

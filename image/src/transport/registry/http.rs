@@ -110,10 +110,9 @@ impl Client {
         options: &TransportOptions,
         trust: &Trust,
         connect_timeout: Duration,
-        proxied: bool,
+        proxy: Option<Proxy>,
         tally: Arc<Tally>,
     ) -> Result<Self, PemError> {
-        let proxy = if proxied && options.proxy_from_env { Proxy::try_from_env() } else { None };
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
