@@ -95,7 +95,7 @@ impl SeedIndex {
     pub fn whole(&self) -> Result<&WholeIndex, IndexFault> {
         let bytes = self.tree.bytes();
         if !bytes.is_complete() && !bytes.wait() {
-            return Err(fault(self.layer, bytes, IndexError::Magic));
+            return Err(self.missing());
         }
         self.whole.get_or_init(|| self.complete()).as_ref().map_err(Clone::clone)
     }
@@ -112,6 +112,11 @@ impl SeedIndex {
     /// All of it, if it is here.
     pub fn if_whole(&self) -> Option<&WholeIndex> {
         self.whole.get()?.as_ref().ok()
+    }
+
+    /// Why bytes of it are not here that were asked for.
+    pub(crate) fn missing(&self) -> IndexFault {
+        fault(self.layer, self.tree.bytes(), IndexError::Magic)
     }
 
     /// The reason of an error that the tree gave.

@@ -4,9 +4,12 @@
 //! - [`store`]: the chunk cache, and the only maker of bytes that may be served.
 //! - [`fetch`]: which ranges are fetched, and when.
 //! - [`tree`]: the file system, without a kernel.
-//! - `kernel`: the tree as the FUSE protocol wants it.
+//! - [`blobs`]: the same as few large files, over which the kernel itself mounts the tree.
+//! - `kernel`: both as the FUSE protocol wants them.
 //! - [`mount`]: from a seed's digest to a mounted directory, and back.
 
+pub mod blobs;
+mod data;
 pub mod fetch;
 pub mod index;
 mod kernel;

@@ -13,6 +13,8 @@ use crate::fetch::{ChunkId, FetchError, Fetcher};
 use crate::index::{IndexFault, SeedIndex, WholeIndex};
 use crate::store::{Chunk, Verified};
 
+pub use crate::data::Data;
+
 /// Number of an inode, as the kernel and users see it. The root of the tree is 1, whatever it is in the
 /// image; every other number is that of the index and 2, and so the same in every mount of the seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,39 +75,6 @@ pub enum TreeError {
     /// The bytes could not be had.
     #[error("the bytes could not be read")]
     Fetch(#[from] FetchError),
-}
-
-/// Bytes of a file, all of them verified.
-#[derive(Debug, Clone, Default)]
-pub struct Data {
-    parts: Vec<(Verified<Chunk>, Range<usize>)>,
-}
-
-impl Data {
-    /// Number of bytes.
-    pub fn len(&self) -> usize {
-        self.parts.iter().map(|(_, range)| range.len()).sum()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Calls `f` with the bytes in one piece; copies them only if they are of several chunks.
-    pub fn with<T>(&self, f: impl FnOnce(&[u8]) -> T) -> T {
-        match self.parts.as_slice() {
-            [] => f(&[]),
-            [(chunk, range)] => f(&chunk.bytes()[range.clone()]),
-            parts => {
-                let mut whole = Vec::with_capacity(self.len());
-                for (chunk, range) in parts {
-                    whole.extend_from_slice(&chunk.bytes()[range.clone()]);
-                }
-                f(&whole)
-            }
-        }
-    }
 }
 
 /// Is called once with the bytes of a read, from any thread.
@@ -283,11 +252,17 @@ const DOTS: u64 = 2;
 
 /// Cuts the wanted bytes out of the chunks, which are those of `wanted` in order.
 fn cut(index: &WholeIndex, wanted: &Wanted, chunks: Vec<Verified<Chunk>>) -> Data {
-    let parts = wanted.chunks.clone().zip(chunks).filter_map(|(id, chunk)| {
-        let place = index.chunk(id)?.virtual_range();
-        let start = wanted.bytes.start.max(place.start) - place.start;
-        let end = wanted.bytes.end.min(place.end).checked_sub(place.start)?;
-        Some((chunk, usize::try_from(start).ok()?..usize::try_from(end).ok()?))
-    });
-    Data { parts: parts.collect() }
+    let mut data = Data::default();
+    for (id, chunk) in wanted.chunks.clone().zip(chunks) {
+        let place = index.chunk(id).expect("it was wanted").virtual_range();
+        data.push_chunk(chunk, within(&wanted.bytes, &place));
+    }
+    data
+}
+
+/// The part of the bytes at `place` that lies in `wanted`, counted from the beginning of `place`.
+pub(crate) fn within(wanted: &Range<u64>, place: &Range<u64>) -> Range<usize> {
+    let part = wanted.start.clamp(place.start, place.end)..wanted.end.clamp(place.start, place.end);
+    let index = |at: u64| usize::try_from(at - place.start).expect("a chunk lies in memory");
+    index(part.start)..index(part.end)
 }

@@ -79,6 +79,11 @@ impl Arriving {
         self.0.complete.load(Ordering::Acquire)
     }
 
+    /// Whether these bytes are here: nobody waits for them.
+    pub(crate) fn is_here(&self, range: &Range<usize>) -> bool {
+        self.is_complete() || self.0.missing(range).is_none()
+    }
+
     /// How long a reader waits.
     pub(crate) fn patience(&self) -> Duration {
         self.0.patience

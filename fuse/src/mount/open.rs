@@ -10,6 +10,7 @@ use seed_image::seed::{Outline, Seed, SeedError};
 use seed_image::transport::{Transport, TransportError};
 
 use super::allocator::bound_allocator;
+use crate::blobs::Blobs;
 use crate::fetch::{self, FetchError, Fetcher};
 use crate::index::{Arriving, IndexFault, IndexedChunks, SeedIndex};
 use crate::source::TransportSource;
@@ -214,6 +215,11 @@ impl SeedFs {
 
     pub(super) fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// The files over which the kernel mounts the whole image by itself.
+    pub fn blobs(&self) -> Result<Blobs, TreeError> {
+        Blobs::new(Arc::clone(&self.index), Arc::clone(&self.fetcher))
     }
 
     /// The file system below `subtree`, such as `nix/store`; empty for the whole image.
