@@ -6,17 +6,14 @@
 use std::io::Read;
 
 use seed_format::Digest;
-use seed_image::manifest::{Descriptor, Manifest, media_type};
-use seed_image::transport::{BytesContent, Transport, TransportError};
+use seed_image::manifest::{Descriptor, Manifest};
+use seed_image::transport::{Transport, TransportError};
+use seed_image::{artifact, traces};
 use seed_policy::core::{self, CoreStatement, Kind, NixConfig, Subject};
 use seed_policy::{Ancestry, Commit, Found, System};
 
 use crate::error::{Result, ResultExt, failed};
 use crate::project::Project;
-
-/// The empty configuration of a manifest that is no image (image specification, "Guidance for an empty
-/// descriptor").
-const EMPTY: &[u8] = b"{}";
 
 /// Most referrers that are looked at. Whoever can write to a registry can add them.
 const MAX_REFERRERS: usize = 256;
@@ -52,23 +49,7 @@ pub(crate) fn of_seed(
 pub(crate) fn publish(transport: &dyn Transport, statement: &CoreStatement) -> Result<Digest> {
     let text = statement.to_bytes()?;
     let seed = statement.subject.digest;
-    let seed_size = transport.manifest(&seed)?.len() as u64;
-    let config = Descriptor::new(media_type::EMPTY, Digest::of(EMPTY), EMPTY.len() as u64);
-    let layer = Descriptor::new(core::MEDIA_TYPE, Digest::of(&text), text.len() as u64);
-    transport.put_blob(&config, &mut BytesContent(EMPTY))?;
-    transport.put_blob(&layer, &mut BytesContent(&text))?;
-    let digest = layer.digest;
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: Some(media_type::MANIFEST.into()),
-        artifact_type: Some(core::MEDIA_TYPE.into()),
-        config,
-        layers: vec![layer],
-        subject: Some(Descriptor::new(media_type::MANIFEST, seed, seed_size)),
-        annotations: Default::default(),
-    };
-    transport.put_manifest(&manifest.to_bytes(), media_type::MANIFEST, None)?;
-    Ok(digest)
+    Ok(artifact::publish(transport, &seed, core::MEDIA_TYPE, &text, Default::default())?)
 }
 
 /// Every core statement that lies beside the seed; `ancestry` is asked about the commit of each.
@@ -88,7 +69,8 @@ pub(crate) fn find(
         )));
     }
     let mut found = Vec::new();
-    for referrer in referrers {
+    // Each manifest is a round trip. Who lists a statement as a trace could as well not list it.
+    for referrer in referrers.iter().filter(|referrer| !traces::is_listed_as_trace(referrer)) {
         // Whatever the list says of it: lists carry wrong artifact types.
         let Some(layer) = statement_layer(transport, &referrer.digest, seed)? else { continue };
         let text = read(transport, &layer)?;
@@ -135,7 +117,8 @@ fn read(transport: &dyn Transport, layer: &Descriptor) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use seed_image::transport::Layout;
+    use seed_image::manifest::media_type;
+    use seed_image::transport::{BytesContent, Layout};
 
     use super::*;
 
@@ -155,9 +138,9 @@ mod tests {
 
     fn put(layout: &Layout, text: &[u8], layer_type: &str, subject: Option<Descriptor>) -> Digest {
         let blob = Descriptor::new(layer_type, Digest::of(text), text.len() as u64);
-        let config = Descriptor::new(media_type::EMPTY, Digest::of(EMPTY), EMPTY.len() as u64);
+        let config = Descriptor::new(media_type::EMPTY, Digest::of(b"{}"), 2);
         layout.put_blob(&blob, &mut BytesContent(text)).unwrap();
-        layout.put_blob(&config, &mut BytesContent(EMPTY)).unwrap();
+        layout.put_blob(&config, &mut BytesContent(b"{}")).unwrap();
         let manifest = Manifest {
             schema_version: 2,
             media_type: Some(media_type::MANIFEST.into()),

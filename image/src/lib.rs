@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod artifact;
 pub mod binary_cache;
 pub mod capture;
 pub mod closure;
@@ -19,6 +20,7 @@ pub mod rootfs;
 pub mod seed;
 pub mod store;
 pub mod telemetry;
+pub mod traces;
 pub mod transport;
 pub mod tree;
 pub mod verify;

@@ -71,6 +71,12 @@ pub mod annotation {
     pub const BASE_DIGEST: &str = "org.opencontainers.image.base.digest";
     /// On the index layer's descriptor: where in the blob the seed index lies.
     pub const SEED_INDEX: &str = "dev.nix-seed.index";
+    /// On the manifest of a trace: its target.
+    pub const TRACE_TARGET: &str = "dev.nix-seed.trace.target";
+    /// On the manifest of a trace: `digest:size` of the trace.
+    pub const TRACE_BLOB: &str = "dev.nix-seed.trace.blob";
+    /// On the manifest of a trace: when it was recorded, in seconds since 1970.
+    pub const TRACE_RECORDED: &str = "dev.nix-seed.trace.recorded";
 }
 
 /// Names a blob or a manifest by its digest and size.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use seed_format::index::{self, Index};
-use seed_format::{entry, erofs, store_path, toc};
+use seed_format::{entry, erofs, store_path, toc, trace};
 use seed_image::manifest::{self, annotation, media_type};
 use seed_image::seed::{self, label};
 
@@ -52,6 +52,10 @@ fn limits_are_those_of_the_code() {
         ("bytes of the name of a store path, without hash part and dash", store_path::MAX_NAME_LEN as u64),
         ("bytes of a TOC, compressed or not", toc::MAX_TOC_LEN),
         ("entries of a TOC", toc::MAX_ENTRIES as u64),
+        ("bytes of a trace", trace::MAX_TRACE_LEN as u64),
+        ("bytes of a trace, decompressed", trace::MAX_BODY_LEN as u64),
+        ("runs of a trace", trace::MAX_RUNS as u64),
+        ("bytes of a trace's target", trace::MAX_TARGET_LEN as u64),
     ]);
     for row in table(&page(), "limit") {
         let value = expected.remove(row[0].as_str()).unwrap_or_else(|| panic!("{:?} is not known", row[0]));
@@ -79,6 +83,10 @@ fn names_are_those_of_the_code() {
         label::FLAKE_LOCK,
         label::COMPRESSOR,
         seed::INDEX_PATH,
+        trace::MEDIA_TYPE,
+        annotation::TRACE_TARGET,
+        annotation::TRACE_BLOB,
+        annotation::TRACE_RECORDED,
         toc::PREFIXES[0],
         toc::PREFIXES[1],
     ];

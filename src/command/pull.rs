@@ -61,7 +61,7 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
     let total = index.layers().iter().map(|layer| layer.size).sum();
     let phase = session.printer.phase("pull");
     phase.set_total(total);
-    fs.fetcher().prefetch(0..chunks);
+    fs.fetcher().prefetch(0..chunks, u64::MAX);
     for begin in (0..chunks).step_by(WINDOW as usize) {
         let end = begin.saturating_add(WINDOW).min(chunks);
         fs.fetcher().get(begin..end).context(|| format!("cannot fetch all of {reference}"))?;

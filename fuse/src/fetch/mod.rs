@@ -5,8 +5,10 @@
 //! that lies around it is asked for in large ranges on the other connections. See [`queue`] for the order.
 
 mod map;
+mod order;
 mod plan;
 mod queue;
+mod touched;
 mod waiter;
 mod worker;
 
@@ -22,6 +24,8 @@ use crate::stats::{Counters, add};
 use crate::store::{Chunk, ChunkStore, Verified};
 pub use map::{ChunkId, ChunkMap, ChunkPlace};
 use queue::{Class, Queue};
+use touched::Record;
+pub use touched::Touched;
 pub use waiter::Done;
 use waiter::Waiter;
 
@@ -131,6 +135,8 @@ struct Shared {
     source: Arc<dyn BlobSource>,
     counters: Arc<Counters>,
     config: Config,
+    /// What was read.
+    record: Record,
     queue: Mutex<Queue>,
     /// Something may be asked for.
     work: Condvar,
@@ -149,8 +155,9 @@ impl Fetcher {
     ) -> Result<Self, FetchError> {
         let queue = Mutex::new(Queue::new(&config));
         let (work, waits) = (Condvar::new(), Condvar::new());
-        let fetcher =
-            Self { shared: Arc::new(Shared { map, store, source, counters, config, queue, work, waits }) };
+        let record = Record::begin();
+        let shared = Shared { map, store, source, counters, config, record, queue, work, waits };
+        let fetcher = Self { shared: Arc::new(shared) };
         worker::start(&fetcher.shared).map_err(|error| FetchError::Thread(Arc::new(error)))?;
         Ok(fetcher)
     }
@@ -163,6 +170,7 @@ impl Fetcher {
             Ok(slots) => slots,
             Err(error) => return done(Err(error)),
         };
+        shared.record.note(&*shared.map, ids.clone());
         if slots.iter().all(Option::is_some) {
             return done(Ok(slots.into_iter().flatten().collect()));
         }
@@ -215,14 +223,27 @@ impl Fetcher {
 
     /// Gets chunks only if each is in memory, or on disk and not longer than `load` bytes.
     pub fn get_cached(&self, ids: Range<ChunkId>, load: u32) -> Option<Vec<Verified<Chunk>>> {
-        ids.map(|id| {
+        let chunk = |id| {
             let place = self.shared.map.chunk(id)?;
             match self.shared.store.recall(&place.digest, place.len) {
                 None if place.len <= load => self.shared.store.get(&place.digest, place.len),
                 recalled => recalled,
             }
-        })
-        .collect()
+        };
+        let chunks = ids.clone().map(chunk).collect::<Option<Vec<_>>>()?;
+        self.shared.record.note(&*self.shared.map, ids);
+        Some(chunks)
+    }
+
+    /// The chunks that were read since the seed was opened, or the recording was begun anew, in the order in
+    /// which each was first read: also those that were in the cache.
+    pub fn touched(&self) -> Vec<Touched> {
+        self.shared.record.touched()
+    }
+
+    /// Begins the recording of what is read anew.
+    pub fn restart_recording(&self) {
+        self.shared.record.restart();
     }
 
     /// Says that the chunk map, which was empty, has its chunks now.
@@ -244,10 +265,14 @@ impl Fetcher {
         }
     }
 
-    /// Fetches chunks in this order, before all that no read waits for: what a trace of an earlier run says
-    /// will be read. It is only a hint; ids that do not exist are passed over.
-    pub fn prefetch(&self, ids: impl IntoIterator<Item = ChunkId>) {
-        self.shared.lock().add_trace(ids);
+    /// Fetches chunks about in this order, before all that no read waits for: what a trace of an earlier run
+    /// says will be read. It is only a hint: ids that do not exist are passed over, and so is what lies behind
+    /// the first `limit` compressed bytes.
+    ///
+    /// The map must have its chunks.
+    pub fn prefetch(&self, ids: impl IntoIterator<Item = ChunkId>, limit: u64) {
+        let ordered = order::order(&*self.shared.map, ids, limit);
+        self.shared.lock().add_trace(ordered);
         self.shared.work.notify_all();
     }
 }

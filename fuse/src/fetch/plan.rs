@@ -31,14 +31,15 @@ impl Span {
         Some(Self { layer: place.layer, blob: place.blob_offset..place.blob_end(), ids: vec![id] })
     }
 
-    /// Takes `id` in as well, if the range stays within `target` bytes and one layer.
-    fn extend(&mut self, map: &dyn ChunkMap, id: ChunkId, target: u64) -> bool {
+    /// Takes `id` in as well, if the range stays within `target` bytes and one layer, and runs over no more
+    /// than `max_gap` bytes to reach it.
+    fn extend(&mut self, map: &dyn ChunkMap, id: ChunkId, target: u64, max_gap: u64) -> bool {
         let Some(place) = map.chunk(id) else { return false };
         let start = self.blob.start.min(place.blob_offset);
         let end = self.blob.end.max(place.blob_end());
         let gap = place.blob_offset.saturating_sub(self.blob.end)
             + self.blob.start.saturating_sub(place.blob_end());
-        if place.layer != self.layer || end - start > target || gap > MAX_GAP {
+        if place.layer != self.layer || end - start > target || gap > max_gap {
             return false;
         }
         self.blob = start..end;
@@ -57,7 +58,7 @@ pub(super) fn forward(
 ) -> Option<Span> {
     let mut span = Span::single(map, first)?;
     for id in (first + 1..limit).take(MAX_CHUNKS) {
-        if wanted(id) && !span.extend(map, id, target) {
+        if wanted(id) && !span.extend(map, id, target, MAX_GAP) {
             break;
         }
     }
@@ -74,7 +75,7 @@ fn backward(
 ) -> Option<Span> {
     let mut span = Span::single(map, last)?;
     for id in (limit..last).rev().take(MAX_CHUNKS) {
-        if wanted(id) && !span.extend(map, id, target) {
+        if wanted(id) && !span.extend(map, id, target, MAX_GAP) {
             break;
         }
     }
@@ -170,11 +171,12 @@ impl Sweep {
 }
 
 /// The next range of an ordered list of chunks. What follows in the list is taken along where one range
-/// reaches it, in whatever order it stands there.
+/// reaches it without running over more than `max_gap` bytes, in whatever order it stands there.
 pub(super) fn from_list(
     map: &dyn ChunkMap,
     list: &mut VecDeque<ChunkId>,
     target: u64,
+    max_gap: u64,
     wanted: impl Fn(ChunkId) -> bool,
 ) -> Option<Span> {
     let first = loop {
@@ -185,7 +187,7 @@ pub(super) fn from_list(
     };
     let mut span = Span::single(map, first)?;
     while let Some(id) = list.front().copied() {
-        if wanted(id) && !span.ids.contains(&id) && !span.extend(map, id, target) {
+        if wanted(id) && !span.ids.contains(&id) && !span.extend(map, id, target, max_gap) {
             break;
         }
         list.pop_front();
@@ -261,7 +263,7 @@ mod tests {
     fn lists_keep_their_order_and_coalesce() {
         let map = Rows { sizes: vec![10; 100], gap: MAX_GAP, per_layer: 100 };
         let mut list = VecDeque::from([50, 51, 53, 7, 6, 50]);
-        let ids: Vec<_> = std::iter::from_fn(|| from_list(&map, &mut list, 1 << 20, |id| id != 53))
+        let ids: Vec<_> = std::iter::from_fn(|| from_list(&map, &mut list, 1 << 20, MAX_GAP, |id| id != 53))
             .map(|span| span.ids)
             .collect();
         assert_eq!(ids, [vec![50, 51], vec![6, 7], vec![50]]);

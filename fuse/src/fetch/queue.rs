@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::Config;
 use super::map::{ChunkId, ChunkMap};
+use super::order::Ordered;
 use super::plan::{self, Span, Sweep};
 use super::waiter::Waiter;
 use crate::store::ChunkStore;
@@ -67,6 +68,8 @@ pub(super) struct Queue {
     pub(super) failures: HashMap<ChunkId, u32>,
     demand: VecDeque<(ChunkId, Class)>,
     trace: VecDeque<ChunkId>,
+    /// Bytes that a range of the trace may run over to reach its next chunk.
+    trace_gap: u64,
     /// The last one is the newest.
     sweeps: Vec<Sweep>,
     references: VecDeque<Sweep>,
@@ -99,6 +102,7 @@ impl Queue {
             failures: HashMap::new(),
             demand: VecDeque::new(),
             trace: VecDeque::new(),
+            trace_gap: 0,
             sweeps: Vec::new(),
             references: VecDeque::new(),
             known_paths: HashSet::new(),
@@ -139,8 +143,9 @@ impl Queue {
         self.demand.push_back((id, Class::Demand));
     }
 
-    pub(super) fn add_trace(&mut self, ids: impl IntoIterator<Item = ChunkId>) {
-        self.trace.extend(ids);
+    pub(super) fn add_trace(&mut self, ordered: Ordered) {
+        self.trace.extend(ordered.ids);
+        self.trace_gap = self.trace_gap.max(ordered.gap);
     }
 
     /// A read missed `id`: what lies around it will be read soon.
@@ -264,7 +269,8 @@ impl Queue {
     fn next_ahead(&mut self, map: &dyn ChunkMap, store: &ChunkStore) -> Option<Span> {
         let target = self.span_bytes;
         let mut trace = std::mem::take(&mut self.trace);
-        let span = plan::from_list(map, &mut trace, target, |id| self.wanted(map, store, id));
+        let gap = self.trace_gap;
+        let span = plan::from_list(map, &mut trace, target, gap, |id| self.wanted(map, store, id));
         self.trace = trace;
         if span.is_some() {
             return span;

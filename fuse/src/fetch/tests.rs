@@ -201,15 +201,59 @@ fn the_fill_brings_everything() {
 }
 
 #[test]
-fn a_trace_is_fetched_in_its_order() {
+fn traces_are_fetched_one_after_another() {
     let bench = bench(Library::new(4, 30), Config { connections: 1, ..quiet() }, honest());
-    bench.fetcher.prefetch([100, 3, 7_000_000, 50]);
+    bench.fetcher.prefetch([100, 7_000_000], u64::MAX);
+    bench.fetcher.prefetch([3, 50, 100], u64::MAX);
     for id in [100, 3, 50] {
         bench.wait_for(id..id + 1);
     }
     let asked = bench.source.asked.lock().unwrap();
     let first = bench.library.chunks[100].blob_offset;
     assert!(asked[0].contains(&first));
+}
+
+/// Each on its own, the chunks would be 200 requests.
+#[test]
+fn a_scattered_trace_is_fetched_in_few_requests() {
+    let library = Library::new(20, 30);
+    let bench = bench(library, Config { connections: 1, ..quiet() }, honest());
+    let scattered: Vec<u32> = (0..200u32).map(|n| n.wrapping_mul(2_654_435_761) % 200 * 3).collect();
+    bench.fetcher.prefetch(scattered.iter().copied(), u64::MAX);
+    bench.wait_for(0..1);
+    for id in &scattered {
+        bench.wait_for(*id..id + 1);
+    }
+    let asked = bench.source.asked.lock().unwrap();
+    let (wanted, fetched) = (
+        scattered.iter().map(|id| u64::from(bench.library.chunks[*id as usize].blob_len)).sum::<u64>(),
+        asked.iter().map(|range| range.end - range.start).sum::<u64>(),
+    );
+    assert!(asked.len() < 180, "{} requests", asked.len());
+    assert!(fetched * 100 <= wanted * 116, "{fetched} bytes for {wanted}");
+}
+
+#[test]
+fn what_is_read_is_recorded_once_whether_it_was_here_or_not() {
+    let bench = bench(Library::new(2, 30), quiet(), honest());
+    let chunks = |bench: &Bench| -> Vec<u32> {
+        let touched = bench.fetcher.touched();
+        assert!(touched.is_sorted_by_key(|touched| touched.at_ms));
+        touched.into_iter().map(|touched| touched.chunk).collect()
+    };
+    bench.fetcher.prefetch([20], u64::MAX);
+    bench.wait_for(20..21);
+    bench.fetcher.get(7..9).unwrap();
+    assert_eq!(chunks(&bench), [7, 8], "what is fetched ahead is not read");
+    bench.fetcher.get(20..21).unwrap();
+    bench.fetcher.get_cached(8..9, 1 << 20).unwrap();
+    bench.fetcher.get(6..9).unwrap();
+    bench.fetcher.get(0..0).unwrap();
+    assert_eq!(chunks(&bench), [7, 8, 20, 6]);
+    bench.fetcher.restart_recording();
+    assert!(chunks(&bench).is_empty());
+    bench.fetcher.get_cached(8..9, 1 << 20).unwrap();
+    assert_eq!(chunks(&bench), [8]);
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod padded;
 pub mod store_path;
 pub mod tar;
 pub mod toc;
+pub mod trace;
 
 pub use chain::Chain;
 pub use digest::{Digest, DigestReader, DigestWriter};
