@@ -56,4 +56,20 @@ further_commands() {
     done
 }
 
+# For peers that start a container of an image that has the store at /nix: the variables that it needs, as
+# NAME=VALUE; and what it runs, which sends its marks to descriptor 3.
+container_environment=("PATH=$nix_path/bin" USER=root HOME=/tmp "NIX_CONF_DIR=${STATE-}/conf")
+container_command=("$(< "$WORKLOAD/shell")" -ec "
+    echo ready >&3
+    nix develop --quiet --offline 'path:${PROJECT-}' --command true
+    echo develop >&3
+    nix build --quiet --offline --no-link 'path:${PROJECT-}'
+    echo build >&3
+    while [ \$# -gt 0 ]; do
+        $bash -ec \"\$2\"
+        echo \$1 >&3
+        shift 2
+    done" sh)
+for name in $(command_names); do container_command+=("$name" "$(script_of "$name")"); done
+
 if [ "${1-}" = run ]; then configure; fi
