@@ -1,21 +1,17 @@
 //! The threads that answer the kernel.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
-
-use fuser::{Session, SessionACL};
 
 use super::device::{self, mount_fd, raise_read_ahead, unmount_lazily};
 use super::{MountError, SeedFs, fusermount};
-use crate::kernel::{Filesystem, session_config};
+use crate::kernel::{SeedTree, Serving, Session};
 
 /// A mount that is being served. It ends when the mount is gone.
 #[derive(Debug)]
 pub struct Server {
-    session: JoinHandle<io::Result<()>>,
+    serving: Serving,
     fs: Arc<SeedFs>,
 }
 
@@ -23,14 +19,16 @@ pub struct Server {
 ///
 /// When this returns, the mount answers.
 pub fn serve(fs: Arc<SeedFs>, subtree: &[u8], device: OwnedFd) -> Result<Server, MountError> {
+    // Nothing is known of the process namespace that the mount was made in.
+    let session = Session::begin(device, false).map_err(MountError::Handshake)?;
+    start(fs, subtree, session)
+}
+
+fn start(fs: Arc<SeedFs>, subtree: &[u8], session: Session) -> Result<Server, MountError> {
     let tree = Arc::new(fs.tree(subtree)?);
-    let counters = Arc::clone(fs.counters());
-    let filesystem = Filesystem::new(tree, counters).map_err(MountError::Thread)?;
-    let session = Session::from_fd(filesystem, device, SessionACL::All, session_config());
-    let session = session.map_err(MountError::Handshake)?;
-    let run = move || session.run();
-    let session = thread::Builder::new().name("session".into()).spawn(run).map_err(MountError::Thread)?;
-    Ok(Server { session, fs })
+    let service = Arc::new(SeedTree(tree));
+    let serving = session.serve(service, Arc::clone(fs.counters())).map_err(MountError::Thread)?;
+    Ok(Server { serving, fs })
 }
 
 impl Server {
@@ -41,15 +39,12 @@ impl Server {
 
     /// Whether the mount is gone.
     pub fn is_finished(&self) -> bool {
-        self.session.is_finished()
+        self.serving.is_finished()
     }
 
     /// Waits until the mount is gone.
     pub fn wait(self) -> Result<(), MountError> {
-        match self.session.join() {
-            Ok(result) => result.map_err(MountError::Session),
-            Err(_) => Err(MountError::Session(io::Error::other("the session's thread panicked"))),
-        }
+        self.serving.wait().map_err(MountError::Session)
     }
 }
 
@@ -86,7 +81,8 @@ pub(super) fn mount_as(
         mount_fd(&directory, source)
     };
     let device = device.map_err(failed)?;
-    match serve(fs, subtree, device) {
+    let session = Session::begin(device, true).map_err(MountError::Handshake);
+    match session.and_then(|session| start(fs, subtree, session)) {
         Ok(server) => {
             raise_read_ahead(&directory);
             Ok(Mounted { directory, server: Some(server) })
