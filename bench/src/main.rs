@@ -58,6 +58,10 @@ struct Arguments {
     #[arg(long)]
     no_figures: bool,
 
+    /// Measure also how long a seed of five times the workload takes to be mounted; packing it takes minutes
+    #[arg(long)]
+    large: bool,
+
     /// Measure the seed a second time, with so many of 1,000 requests to the registry failing, by a 503 or a
     /// reset connection; 0 leaves it out
     #[arg(long, default_value_t = 50, value_name = "PER-MILLE", value_parser = clap::value_parser!(u64).range(..=1000))]
@@ -131,9 +135,11 @@ fn measure_on(
             let name = format!("{}, {} ‰ failing", report::OURS, arguments.faults);
             peers.insert(ours + 1, peers[ours].behind_faults(name));
         }
-        // What packing is compared with needs its image, measured or not.
-        if !arguments.no_figures && !arguments.peers.iter().any(|name| name == "podman") {
-            prepared("podman")?;
+        // What packing and reading are compared with is needed, measured or not.
+        for name in ["podman", "tar"] {
+            if !arguments.no_figures && !arguments.peers.iter().any(|peer| peer == name) {
+                prepared(name)?;
+            }
         }
     }
     workload.warm()?;
@@ -166,7 +172,7 @@ fn measure_on(
 
     if let Some(ours) = ours.filter(|_| !arguments.no_figures) {
         say("measuring the other figures");
-        report.set_figures(peers[ours].figures(&link, arguments.disk.as_deref())?);
+        report.set_figures(peers[ours].figures(&link, arguments.disk.as_deref(), arguments.large)?);
     }
     Ok(())
 }

@@ -71,9 +71,12 @@ impl Peer {
     }
 
     /// The figures beside time-to-build: `bench/figures`, in the place of this peer.
-    pub(crate) fn figures(&self, link: &Link, disk: Option<&Path>) -> Result<Vec<Figure>> {
+    pub(crate) fn figures(&self, link: &Link, disk: Option<&Path>, large: bool) -> Result<Vec<Figure>> {
         let script = self.script.with_file_name("../figures");
-        let (_state, session) = self.session(&script, disk, "figures")?;
+        let (_state, mut session) = self.session(&script, disk, "figures")?;
+        if large {
+            session.environment.push(("LARGE", "1".to_owned()));
+        }
         session.figures(link)
     }
 

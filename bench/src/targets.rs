@@ -45,7 +45,7 @@ impl fmt::Display for Bound {
 /// The workload that the targets are meant for, on the link `1g20`.
 pub(crate) const WORKLOAD: &str = "medium";
 
-const TARGETS: [Target; 10] = [
+const TARGETS: [Target; 12] = [
     Target {
         name: "`develop`, net, faster than nydus",
         unit: "×",
@@ -80,6 +80,20 @@ const TARGETS: [Target; 10] = [
         must: AtMost(1.5),
         goal: AtMost(1.2),
         value: |report| report.figure("ready")?.ratio(),
+    },
+    Target {
+        name: "mount ready, five times as large, against a seed of Nix alone",
+        unit: "×",
+        must: AtMost(1.5),
+        goal: AtMost(1.2),
+        value: |report| report.figure("ready-large")?.ratio(),
+    },
+    Target {
+        name: "read everything from an empty client, against the archive unpacked",
+        unit: "×",
+        must: AtMost(1.5),
+        goal: AtMost(1.0),
+        value: |report| report.figure("read-cold")?.ratio(),
     },
     Target {
         name: "pack, faster than podman push",
