@@ -3,15 +3,20 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use seed_format::StorePath;
-use seed_fuse::mount::SeedFs;
+use seed_format::trace::Trace;
+use seed_fuse::mount::{SeedFs, TraceChoice, selects};
 use seed_fuse::tree::ROOT;
 use seed_image::capture::{
     self, CaptureInputs, Captured, FlakeRequest, KeptRecords, Missing, Nix as HostNix, Present, Record, Rule,
     changed_source, diagnose, source_hash,
 };
 use seed_image::reference::Reference;
+use seed_image::traces;
+use seed_image::transport::Transport;
 use seed_image::verify::{MAX_DATABASE, realised, registered};
 use seed_policy::System;
 use seed_sandbox::{Nix, Replay, SandboxError, Use, Workspace, flake_of_workspace};
@@ -19,12 +24,21 @@ use serde::Serialize;
 
 use crate::error::{Result, ResultExt, failed};
 use crate::gate::Origin;
-use crate::printer::{Phases, seconds};
+use crate::printer::{Phases, bytes, seconds};
 use crate::project::Project;
 use crate::session::{Judge, Session};
 use crate::signals;
 use crate::temporary::Temporary;
 use crate::{sandboxes, targets};
+
+/// How the outputs of a seed did.
+struct Replayed {
+    outcomes: Vec<Outcome>,
+    /// What was read for each that went well.
+    traces: Vec<Trace>,
+    /// The seed's place.
+    transport: Arc<dyn Transport>,
+}
 
 /// How one output did.
 #[derive(Debug, Serialize)]
@@ -45,12 +59,42 @@ pub(crate) fn prove(
 ) -> Result<()> {
     let phase = session.printer.phase("check");
     let judge = Judge { policy: None, allow_tag: false };
-    let outcomes = replay(session, project, reference, Origin::Packed, &judge, record, contents)?;
+    let wanted = Wanted { origin: Origin::Packed, contents, ..Wanted::written(reference, &judge) };
+    let Replayed { outcomes, traces, transport } = replay(session, project, &wanted, record)?;
     phase.end();
     for outcome in outcomes.iter().filter(|outcome| !outcome.replay.complete) {
         session.printer.warn(outcome);
     }
-    verdict(reference, &outcomes)
+    verdict(reference, &outcomes)?;
+    // A seed without them is whole, and only slower.
+    if let Err(error) = publish(session, transport.as_ref(), &traces) {
+        session.printer.warn(format_args!("no trace lies beside the seed: {}", error.causes().join(": ")));
+    }
+    Ok(())
+}
+
+/// What was read of a seed by what was done with it, and the place that the seed is in.
+pub(crate) struct Recorded {
+    pub(crate) traces: Vec<Trace>,
+    pub(crate) transport: Arc<dyn Transport>,
+}
+
+/// Does with a seed what it was made for, or of that what one of the selectors in `only` means, and gives a trace
+/// of each.
+pub(crate) fn record(
+    session: &Session<'_>,
+    project: &Project,
+    reference: &Reference,
+    judge: &Judge,
+    only: &[String],
+) -> Result<Recorded> {
+    let wanted = Wanted { only, ..Wanted::written(reference, judge) };
+    let Replayed { outcomes, traces, transport } = replay(session, project, &wanted, None)?;
+    for outcome in outcomes.iter().filter(|outcome| !outcome.replay.complete) {
+        session.printer.warn(outcome);
+    }
+    verdict(reference, &outcomes)?;
+    Ok(Recorded { traces, transport })
 }
 
 /// Checks a seed and prints how each output did.
@@ -60,11 +104,29 @@ pub(crate) fn check(
     reference: &Reference,
     judge: &Judge,
 ) -> Result<()> {
-    let outcomes = replay(session, project, reference, Origin::Written, judge, None, true)?;
+    let Replayed { outcomes, .. } = replay(session, project, &Wanted::written(reference, judge), None)?;
     for outcome in &outcomes {
         session.printer.data(outcome)?;
     }
     verdict(reference, &outcomes)
+}
+
+/// Puts the traces beside their seed, but those of targets that it has traces of: a seed that is packed once more
+/// is read as before.
+fn publish(session: &Session<'_>, transport: &dyn Transport, traces: &[Trace]) -> Result<()> {
+    let Some(seed) = traces.first().map(|trace| trace.seed) else { return Ok(()) };
+    let there = traces::list(transport, &seed).context(|| format!("cannot ask for the traces of {seed}"))?;
+    for trace in traces.iter().filter(|trace| there.iter().all(|there| there.target != trace.target)) {
+        traces::publish(transport, trace, SystemTime::now())
+            .context(|| format!("cannot store the trace of {}", trace.target))?;
+        session.printer.note(format_args!(
+            "{}: {} in {} chunks are read",
+            trace.target,
+            bytes(trace.bytes),
+            trace.chunk_count()
+        ));
+    }
+    Ok(())
 }
 
 fn verdict(reference: &Reference, outcomes: &[Outcome]) -> Result<()> {
@@ -79,16 +141,34 @@ fn verdict(reference: &Reference, outcomes: &[Outcome]) -> Result<()> {
     }
 }
 
+/// What of which seed is replayed.
+struct Wanted<'a> {
+    reference: &'a Reference,
+    origin: Origin,
+    judge: &'a Judge,
+    /// Whether the contents of files may change.
+    contents: bool,
+    /// Selectors of targets; all, where there are none.
+    only: &'a [String],
+}
+
+impl<'a> Wanted<'a> {
+    /// All of a seed that the user named.
+    fn written(reference: &'a Reference, judge: &'a Judge) -> Self {
+        Self { reference, origin: Origin::Written, judge, contents: true, only: &[] }
+    }
+}
+
 fn replay(
     session: &Session<'_>,
     project: &Project,
-    reference: &Reference,
-    origin: Origin,
-    judge: &Judge,
+    wanted: &Wanted<'_>,
     record: Option<&Record>,
-    contents: bool,
-) -> Result<Vec<Outcome>> {
-    let admitted = sandboxes::admit(session, judge, reference, origin, Some(project))?;
+) -> Result<Replayed> {
+    let Wanted { reference, origin, judge, contents, only } = *wanted;
+    // What is fetched ahead would be no proof of anything, and is not needed: the seed is at hand, or soon.
+    let admitted = sandboxes::admit(session, judge, reference, origin, Some(project), TraceChoice::None)?;
+    let transport = Arc::clone(&admitted.transport);
     let fs = &admitted.opened;
     let uses: Vec<_> = targets::of_seed(fs.seed())?
         .into_iter()
@@ -98,16 +178,21 @@ fn replay(
             "run" => Some((target.attribute, Use::Run)),
             _ => None,
         })
+        .filter(|(attribute, done)| {
+            let target = target(*done, attribute);
+            only.is_empty() || only.iter().any(|selector| selects(selector, &target))
+        })
         .collect();
     if uses.is_empty() {
         session.printer.warn(format_args!("{reference} names no outputs that could be tried"));
-        return Ok(Vec::new());
+        return Ok(Replayed { outcomes: Vec::new(), traces: Vec::new(), transport });
     }
     let temporary = Temporary::new(session, "check")?;
     let (clean, changed) = (temporary.path().join("clean"), temporary.path().join("changed"));
     project.gather_source(&clean)?;
     changed_source(&clean, &changed, contents)?;
     let flake = sandboxes::below(project, flake_of_workspace(&changed));
+    let mut traces = Vec::new();
     let replays = match Nix::of_seed(fs) {
         Ok(nix) => {
             let spec = || {
@@ -115,9 +200,18 @@ fn replay(
                 sandboxes::spec(session, fs, Some(workspace), &Default::default())
             };
             let forwarded = signals::forwarded();
-            let replays = seed_sandbox::check(&admitted.approved, &nix, &flake, &uses, spec);
+            let mut replays = Vec::new();
+            for wanted in &uses {
+                fs.restart_recording();
+                let replay = seed_sandbox::check(&admitted.approved, &nix, &flake, wanted, spec());
+                let replay = replay?;
+                if replay.complete {
+                    traces.push(fs.trace(&target(replay.done, &replay.attribute)));
+                }
+                replays.push(replay);
+            }
             drop(forwarded);
-            replays?
+            replays
         }
         Err(error @ SandboxError::NoNix) => uses.into_iter().map(|wanted| untried(wanted, &error)).collect(),
         Err(error) => return Err(error.into()),
@@ -138,7 +232,8 @@ fn replay(
     let outputs = record.map(|record| record.realisations.keys().cloned().collect()).unwrap_or_default();
     let realised = realised(&database, &outputs).context(unusable)?;
     let present = Present { on_disk: &on_disk, registered: &registered, realised: &realised };
-    Ok(replays.into_iter().map(|replay| Outcome::new(replay, record, present)).collect())
+    let outcomes = replays.into_iter().map(|replay| Outcome::new(replay, record, present)).collect();
+    Ok(Replayed { outcomes, traces, transport })
 }
 
 /// How an output does in a seed that has nothing to build it with.
@@ -232,6 +327,20 @@ fn rules(session: &Session<'_>, project: &Project, source: &Path, attributes: &[
     }
 }
 
+/// What a trace of it is called.
+fn target(done: Use, attribute: &str) -> String {
+    format!("{} {attribute}", name(done))
+}
+
+/// What is done with an attribute, in one word.
+fn name(done: Use) -> &'static str {
+    match done {
+        Use::Build => "build",
+        Use::Develop => "develop",
+        Use::Run => "run",
+    }
+}
+
 impl Outcome {
     fn new(replay: Replay, record: Option<&Record>, present: Present<'_>) -> Self {
         let missing = match record {
@@ -247,11 +356,7 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Replay { attribute, done, complete, messages, seconds: took } = &self.replay;
         let state = if *complete { "ok  " } else { "FAIL" };
-        let done = match done {
-            Use::Build => "build",
-            Use::Develop => "develop",
-            Use::Run => "run",
-        };
+        let done = name(*done);
         let took = std::time::Duration::from_secs_f64(took.max(0.0));
         write!(f, "{state}  {done:<7}  {attribute}  {}", seconds(took))?;
         for missing in &self.missing {

@@ -77,6 +77,7 @@ pub(crate) enum Command {
     Diff(command::diff::Args),
     Check(command::check::Args),
     Verify(command::verify::Args),
+    Trace(command::trace::Args),
     Status(command::status::Args),
     Gc(command::gc::Args),
     Doctor(command::doctor::Args),
@@ -132,8 +133,19 @@ mod tests {
     /// Each command has two examples at least, and each of them is a command line that parses.
     #[test]
     fn every_command_has_two_real_examples() {
-        for command in table().get_subcommands() {
-            let name = command.get_name();
+        let every = |table: &clap::Command| -> Vec<(Vec<String>, clap::Command)> {
+            let nested = |command: &clap::Command| {
+                let name = command.get_name().to_owned();
+                let below = command
+                    .get_subcommands()
+                    .map(|inner| (vec![name.clone(), inner.get_name().to_owned()], inner.clone()));
+                let below: Vec<_> = below.collect();
+                std::iter::once((vec![name], command.clone())).chain(below)
+            };
+            table.get_subcommands().flat_map(nested).collect()
+        };
+        for (names, command) in every(&table()) {
+            let name = names.join(" ");
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             let examples: Vec<_> = help.lines().filter_map(|line| line.strip_prefix("  seed ")).collect();
             assert!(examples.len() >= 2, "{name}: {help}");
@@ -142,7 +154,14 @@ mod tests {
                 let words = command_line.split_whitespace();
                 let parsed = table().try_get_matches_from(std::iter::once("seed").chain(words));
                 match parsed {
-                    Ok(matches) => assert_eq!(matches.subcommand_name(), Some(name), "{example}"),
+                    Ok(matches) => {
+                        let mut at = &matches;
+                        for name in &names {
+                            let (found, inner) = at.subcommand().unwrap();
+                            assert_eq!(found, name, "{example}");
+                            at = inner;
+                        }
+                    }
                     Err(error) => panic!("seed {example}: {error}"),
                 }
             }

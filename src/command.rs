@@ -16,6 +16,7 @@ pub(crate) mod pack;
 pub(crate) mod pull;
 pub(crate) mod run;
 pub(crate) mod status;
+pub(crate) mod trace;
 pub(crate) mod unmount;
 pub(crate) mod verify;
 
@@ -48,6 +49,7 @@ fn run(session: &Session<'_>, command: &Command) -> Result<ExitCode> {
         Command::Develop(args) => return develop::run(session, args),
         Command::Run(args) => return run::run(session, args),
         Command::Doctor(args) => return doctor::run(session, args),
+        Command::Trace(args) => return trace::run(session, args),
         Command::Pack(args) => pack::run(session, args),
         Command::Mount(args) => mount::run(session, args),
         Command::Unmount(args) => unmount::run(session, args),

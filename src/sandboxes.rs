@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use seed_fuse::mount::{SeedFs, open_seed};
+use seed_fuse::mount::{OpenOptions, SeedFs, TraceChoice, open_seed};
 use seed_image::seed::{Seed, label};
 use seed_sandbox::{Bind, Lower, Outcome, Scratch, Spec, Workspace, environment, flake_of_workspace};
 
@@ -24,8 +24,9 @@ pub(crate) fn admit(
     reference: &seed_image::reference::Reference,
     origin: Origin,
     project: Option<&Project>,
+    trace: TraceChoice,
 ) -> Result<Admitted<Arc<SeedFs>>> {
-    let options = session.open_options();
+    let options = OpenOptions { trace, ..session.open_options() };
     let transport = session.open_remembered(&reference.location)?;
     gate::admit(session, judge, transport, reference, origin, project, move |transport, digest| {
         Ok(open_seed(transport, digest, &options)?)

@@ -1,12 +1,13 @@
 //! What the commands that touch seeds share: the configuration, the places, and the verdict.
 
+use std::convert::Infallible;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use seed_format::Chain;
-use seed_fuse::mount::{self, OpenOptions, Request};
+use seed_fuse::mount::{self, OpenOptions, Request, TraceChoice};
 use seed_image::reference::{Location, Reference};
 use seed_image::transport::{self, Transport, TransportOptions, remembered};
 use seed_policy::{Approved, Evidence, Policy, decide};
@@ -35,6 +36,31 @@ pub(crate) struct Judge {
     /// Let a tag without a digest name the seed, this time
     #[arg(long, help_heading = "Trust")]
     pub(crate) allow_tag: bool,
+}
+
+/// The flag of the commands that read a seed lazily.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct Ahead {
+    /// Fetch ahead what this trace says: that of a target (`develop`, `build hello`), all, one in a file, or none.
+    /// Where it is not given, the trace of what is done, else all
+    #[arg(long, value_name = "TARGET|FILE|none", value_parser = parse_choice)]
+    trace: Option<TraceChoice>,
+}
+
+impl Ahead {
+    /// What was chosen, or else the traces that the first of the selectors of each of `targets` finds.
+    pub(crate) fn choice(&self, targets: Vec<Vec<String>>) -> TraceChoice {
+        self.trace.clone().unwrap_or(TraceChoice::Targets(targets))
+    }
+
+    /// What was chosen, or else all traces.
+    pub(crate) fn choice_or_all(&self) -> TraceChoice {
+        self.trace.clone().unwrap_or_default()
+    }
+}
+
+fn parse_choice(text: &str) -> std::result::Result<TraceChoice, Infallible> {
+    Ok(TraceChoice::written(text))
 }
 
 impl<'a> Session<'a> {

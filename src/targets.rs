@@ -35,6 +35,29 @@ pub(crate) fn to_develop(attr: Option<&str>, targets: &[Target], system: &System
     complete(attr, targets, system, &["devShells", "packages", "legacyPackages"], &["devShells", "packages"])
 }
 
+/// Which traces are of what `nix develop` reads, best first. The seed's own list of outputs is not known yet
+/// when traces are asked for; what is left after the attribute is any shell, and then anything.
+pub(crate) fn traces_to_develop(attr: Option<&str>, system: &System) -> Vec<String> {
+    let attribute = to_develop(attr, &[], system);
+    vec![
+        format!("develop {attribute}"),
+        format!("develop {}", attr.unwrap_or("default")),
+        "develop".into(),
+        "all".into(),
+    ]
+}
+
+/// Which traces are of what `nix build` reads, best first.
+pub(crate) fn traces_to_build(attr: Option<&str>, system: &System) -> Vec<String> {
+    let attribute = to_build(attr, &[], system);
+    vec![
+        format!("build {attribute}"),
+        format!("build {}", attr.unwrap_or("default")),
+        "build".into(),
+        "all".into(),
+    ]
+}
+
 /// As Nix completes an attribute: by the first of `sets` that has it. What is in no list of the seed's is
 /// left to Nix to find.
 fn complete(

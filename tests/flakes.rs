@@ -28,6 +28,14 @@ fn a_project_is_packed_once_and_built_anywhere() {
         format!("seed: Record {digest} for x86_64-linux")
     );
 
+    // What the proof read lies beside it, for each output.
+    let reference = format!("{seed}@{digest}");
+    let traces = checkout.program.run(["trace", "show", &reference, "--json"]).ended_with(0).json();
+    let targets: Vec<_> = traces.iter().map(|trace| trace["target"].as_str().unwrap()).collect();
+    assert!(targets.contains(&"build packages.x86_64-linux.default"), "{targets:?}");
+    assert!(targets.contains(&"develop devShells.x86_64-linux.default"), "{targets:?}");
+    assert!(traces.iter().all(|trace| trace["chunks"].as_u64().unwrap() > 50), "{traces:?}");
+
     // From here on there is no Nix. Its statement is found, and the attested commit is an ancestor.
     checkout.change("2.0");
     let run = checkout.without_nix(&build).ended_with(0);

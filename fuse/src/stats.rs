@@ -36,6 +36,8 @@ counters! {
     bytes_fetched,
     /// Chunks that were verified and admitted from the source.
     chunks_fetched,
+    /// Chunks that traces said would be read; those that several name count for each.
+    traced_chunks,
     /// Chunk reads answered from memory.
     memory_hits,
     /// Chunk reads answered from the cache on disk, after their digest was checked.

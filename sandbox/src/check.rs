@@ -48,29 +48,19 @@ pub struct Replay {
     pub seconds: f64,
 }
 
-/// Does each use of each attribute in a sandbox of its own, and says how each went.
+/// Does with an attribute what it is for, in a sandbox of its own, and says how it went.
 ///
-/// `spec` is called for each and must give a workspace that holds the project's source with changes in every
-/// file that a developer may change: with the very source that was packed, what was built then would be
-/// found in the seed. An error means that a sandbox could not be made, not that the seed lacks something.
+/// `spec` must have a workspace that holds the project's source with changes in every file that a developer may
+/// change: with the very source that was packed, what was built then would be found in the seed. An error means
+/// that a sandbox could not be made, not that the seed lacks something.
 pub fn check(
     approved: &Approved,
     nix: &Nix,
     flake: &str,
-    uses: &[(String, Use)],
-    spec: impl Fn() -> Spec,
-) -> Result<Vec<Replay>, SandboxError> {
-    uses.iter().map(|(attribute, done)| replay(approved, nix, flake, attribute, *done, spec())).collect()
-}
-
-fn replay(
-    approved: &Approved,
-    nix: &Nix,
-    flake: &str,
-    attribute: &str,
-    done: Use,
+    (attribute, done): &(String, Use),
     spec: Spec,
 ) -> Result<Replay, SandboxError> {
+    let done = *done;
     let started = Instant::now();
     let mut log = Log::new().map_err(SandboxError::Channel)?;
     let writer = log.writer().map_err(SandboxError::Channel)?;

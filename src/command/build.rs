@@ -15,7 +15,7 @@ use crate::destinations::{Destinations, Flags};
 use crate::error::{Exit, Result, ResultExt, failed, usage};
 use crate::project::{Installable, Project};
 use crate::report::Report;
-use crate::session::{Judge, Session};
+use crate::session::{Ahead, Judge, Session};
 use crate::{packing, sandboxes, signals, targets};
 
 /// Build outputs of a flake, offline, in the project's seed
@@ -57,6 +57,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     results: Flags,
     #[command(flatten)]
+    ahead: Ahead,
+    #[command(flatten)]
     judge: Judge,
 }
 
@@ -73,7 +75,9 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<ExitCode> {
     let project = Project::open(&dir)?;
     let (reference, origin) =
         packing::find_or_pack(session, &project, &system, args.seed.as_ref(), &args.judge, args.commit)?;
-    let admitted = sandboxes::admit(session, &args.judge, &reference, origin, Some(&project))?;
+    let trace = attrs.iter().map(|attr| targets::traces_to_build(attr.as_deref(), &system)).collect();
+    let trace = args.ahead.choice(trace);
+    let admitted = sandboxes::admit(session, &args.judge, &reference, origin, Some(&project), trace)?;
     let made_for = targets::of_seed(admitted.opened.seed())?;
     let attributes =
         attrs.iter().map(|attr| targets::to_build(attr.as_deref(), &made_for, &system)).collect();

@@ -9,7 +9,7 @@ use seed_sandbox::{DevelopRequest, Nix, Stdio};
 
 use crate::error::{Result, ResultExt};
 use crate::project::{Installable, Project};
-use crate::session::{Judge, Session};
+use crate::session::{Ahead, Judge, Session};
 use crate::{packing, sandboxes, signals, targets};
 
 /// Open a flake's development shell, or run a command in it, in the project's seed
@@ -40,6 +40,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME=VALUE")]
     env: Vec<String>,
     #[command(flatten)]
+    ahead: Ahead,
+    #[command(flatten)]
     judge: Judge,
 }
 
@@ -51,7 +53,8 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<ExitCode> {
     let project = Project::open(&dir)?;
     let (reference, origin) =
         packing::find_or_pack(session, &project, &system, args.seed.as_ref(), &args.judge, args.commit)?;
-    let admitted = sandboxes::admit(session, &args.judge, &reference, origin, Some(&project))?;
+    let trace = args.ahead.choice(vec![targets::traces_to_develop(attr.as_deref(), &system)]);
+    let admitted = sandboxes::admit(session, &args.judge, &reference, origin, Some(&project), trace)?;
     let made_for = targets::of_seed(admitted.opened.seed())?;
     let attribute = targets::to_develop(attr.as_deref(), &made_for, &system);
 

@@ -72,6 +72,10 @@ fn write_markdown(page: &mut impl Write) -> std::io::Result<()> {
         let name = format!("seed {}", command.get_name());
         // Not built as a part of the table, so without the flags that every command has.
         writeln!(page, "\n## {name}\n\n```\n{}\n```", help(command.clone().bin_name(&name)))?;
+        for inner in command.get_subcommands() {
+            let name = format!("{name} {}", inner.get_name());
+            writeln!(page, "\n### {name}\n\n```\n{}\n```", help(inner.clone().bin_name(&name)))?;
+        }
     }
     Ok(())
 }

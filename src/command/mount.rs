@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::error::{Result, ResultExt};
 use crate::gate;
 use crate::printer::{Printer, seconds};
-use crate::session::{Judge, Session};
+use crate::session::{Ahead, Judge, Session};
 
 /// What the program is started with to serve a mount that another process of it asked for.
 pub(crate) const SERVE_ARGUMENT: &str = "__seed-mount-server";
@@ -48,6 +48,8 @@ pub(crate) struct Args {
     /// Fetch only what is read, and nothing ahead
     #[arg(long)]
     no_fill: bool,
+    #[command(flatten)]
+    ahead: Ahead,
     #[command(flatten)]
     judge: Judge,
 }
@@ -102,6 +104,7 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
         writable: args.writable.as_deref().map(absolute).transpose()?,
         others: args.allow_other,
         fill: !args.no_fill,
+        trace: args.ahead.choice_or_all(),
         ..session.mount_request(&args.seed, &dir, part.subtree())
     };
     let mut judge = args.judge.clone();

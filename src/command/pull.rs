@@ -3,9 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use seed_format::Digest;
-use seed_fuse::mount::open_seed;
+use seed_format::{Chain, Digest};
+use seed_fuse::mount::{OpenOptions, TraceChoice, open_seed};
 use seed_image::reference::Reference;
+use seed_image::traces;
+use seed_image::transport::Transport;
 use serde::Serialize;
 
 use crate::error::{Result, ResultExt, failed};
@@ -45,7 +47,9 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
     let transport = session.open_remembered(&args.seed.location)?;
     let reference = session.resolve(transport.as_ref(), &args.seed)?;
     let digest = reference.digest.ok_or_else(|| failed(format!("{reference} names no digest")))?;
-    let fs = open_seed(Arc::clone(&transport), &digest, &session.open_options())
+    // All of it is fetched, in whatever order.
+    let options = OpenOptions { trace: TraceChoice::None, ..session.open_options() };
+    let fs = open_seed(Arc::clone(&transport), &digest, &options)
         .context(|| format!("cannot open the seed {reference}"))?;
 
     let (needed, limit) = (fs.index().virtual_size().ok(), session.config.cache.size.bytes());
@@ -68,8 +72,9 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
         phase.set_done(fs.stats().bytes_fetched);
     }
     fs.settle();
-    // Whoever uses the seed later asks for its statements.
+    // Whoever uses the seed later asks for its statements, and for its traces.
     gate::keep_statements(transport.as_ref(), &digest)?;
+    keep_traces(session, transport.as_ref(), &digest);
     transport.settle();
     let took = phase.end();
     let stats = fs.stats();
@@ -81,6 +86,19 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
         requests: stats.requests,
         seconds: took.as_secs_f64(),
     })
+}
+
+/// Reads the traces, so that a transport which remembers has them the next time. They are hints: none is missed.
+fn keep_traces(session: &Session<'_>, transport: &dyn Transport, seed: &Digest) {
+    for listed in traces::list(transport, seed).unwrap_or_default() {
+        if let Err(error) = traces::read(transport, seed, &listed) {
+            session.printer.warn(format_args!(
+                "the trace of {} is of no use: {}",
+                listed.target,
+                Chain(&error)
+            ));
+        }
+    }
 }
 
 impl fmt::Display for Pulled {

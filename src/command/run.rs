@@ -9,7 +9,7 @@ use seed_sandbox::{Command, Stdio, WORKSPACE, Workspace};
 
 use crate::error::{Result, ResultExt};
 use crate::gate::Origin;
-use crate::session::{Judge, Session};
+use crate::session::{Ahead, Judge, Session};
 use crate::{sandboxes, signals};
 
 /// Run a command in a seed, offline
@@ -37,6 +37,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME=VALUE")]
     env: Vec<String>,
     #[command(flatten)]
+    ahead: Ahead,
+    #[command(flatten)]
     judge: Judge,
 }
 
@@ -44,7 +46,14 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<ExitCode> {
     let variables = sandboxes::variables(&args.env)?;
     let workspace = args.workspace.as_deref().map(|dir| workspace(dir, args.writable)).transpose()?;
     session.sweep();
-    let admitted = sandboxes::admit(session, &args.judge, &args.seed, Origin::Written, None)?;
+    let admitted = sandboxes::admit(
+        session,
+        &args.judge,
+        &args.seed,
+        Origin::Written,
+        None,
+        args.ahead.choice_or_all(),
+    )?;
     let directory = if workspace.is_some() { WORKSPACE } else { "/" };
     let spec = sandboxes::spec(session, &admitted.opened, workspace, &variables);
     let command = Command::new(args.command.iter().cloned()).directory(directory).stdio(Stdio::inherit()?);

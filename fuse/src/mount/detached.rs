@@ -27,6 +27,7 @@ use super::runtime::{
     self, MountState, answer_status, namespace, prepare, shown_at, start_time, write_state,
 };
 use super::server::mount_as;
+use super::traces::TraceChoice;
 use super::{
     Failure, MountError, Mounted, OpenError, OpenOptions as SeedOptions, SeedFs, open_seed, overlay,
 };
@@ -69,6 +70,9 @@ pub struct Request {
     pub fill: bool,
     /// Most bytes per second that this takes.
     pub fill_rate: Option<NonZeroU64>,
+    /// Which traces say what is fetched ahead.
+    #[serde(default)]
+    pub trace: TraceChoice,
     /// Registries that are spoken to in plain HTTP.
     pub insecure_hosts: Vec<String>,
     /// Directories of `HOST/hosts.toml`; `None` for the usual ones.
@@ -97,6 +101,7 @@ impl Request {
             neighbours,
             fill,
             fill_rate,
+            trace: TraceChoice::All,
             insecure_hosts: Vec::new(),
             hosts_dirs: None,
             ca_file: None,
@@ -370,6 +375,7 @@ fn open(request: &Request) -> Result<Arc<SeedFs>, MountError> {
             fill_rate: request.fill_rate,
             ..fetch::Config::default()
         },
+        trace: request.trace.clone(),
         ..SeedOptions::default()
     };
     Ok(open_seed(transport, &digest, &options)?)

@@ -14,6 +14,7 @@ mod open;
 mod overlay;
 mod runtime;
 mod server;
+mod traces;
 
 use std::io;
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ pub use device::{FILE_SYSTEM, mount_fd, raise_read_ahead, unmount_lazily};
 pub use open::{OpenError, OpenOptions, SeedFs, open_seed};
 pub use runtime::{MountState, Status, Swept, mounts, runtime_directory, status, sweep, unmount};
 pub use server::{Mounted, Server, mount, serve};
+pub use traces::{TraceChoice, TraceFileError, selects};
 
 use crate::tree::TreeError;
 

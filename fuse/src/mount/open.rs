@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use seed_format::Digest;
+use seed_format::trace::Trace;
 use seed_image::seed::{Outline, Seed, SeedError};
 use seed_image::transport::{Transport, TransportError};
 
 use super::allocator::bound_allocator;
+use super::traces::{self, TraceChoice, TraceFileError};
 use crate::blobs::Blobs;
-use crate::fetch::{self, FetchError, Fetcher};
+use crate::fetch::{self, FetchError, Fetcher, Touched};
 use crate::index::{Arriving, IndexFault, IndexedChunks, SeedIndex};
 use crate::source::TransportSource;
 use crate::stats::{Counters, Stats};
@@ -29,13 +31,21 @@ pub struct OpenOptions {
     pub memory: usize,
     /// How bytes are fetched.
     pub fetch: fetch::Config,
+    /// Which traces say what is fetched ahead.
+    pub trace: TraceChoice,
 }
 
 impl Default for OpenOptions {
-    /// No cache directory; the limits of [`StoreConfig`] and [`fetch::Config`].
+    /// No cache directory; the limits of [`StoreConfig`] and [`fetch::Config`]; all traces.
     fn default() -> Self {
         let StoreConfig { limit, memory, .. } = StoreConfig::default();
-        Self { cache: None, cache_limit: limit, memory, fetch: fetch::Config::default() }
+        Self {
+            cache: None,
+            cache_limit: limit,
+            memory,
+            fetch: fetch::Config::default(),
+            trace: TraceChoice::All,
+        }
     }
 }
 
@@ -51,6 +61,9 @@ pub enum OpenError {
     /// The index cannot be used.
     #[error("the index cannot be used")]
     Index(#[from] IndexFault),
+    /// The trace that the user named cannot be used.
+    #[error("the trace cannot be used")]
+    Trace(#[from] TraceFileError),
     /// A thread could not be started.
     #[error("a thread cannot be started")]
     Thread(#[source] io::Error),
@@ -69,7 +82,7 @@ impl OpenError {
             Self::Place(error) => error.is_integrity(),
             Self::Seed(error) => error.is_integrity(),
             Self::Index(fault) => fault.is_integrity(),
-            Self::Thread(_) | Self::Store(_) | Self::Fetch(_) => false,
+            Self::Trace(_) | Self::Thread(_) | Self::Store(_) | Self::Fetch(_) => false,
         }
     }
 }
@@ -98,6 +111,8 @@ pub fn open_seed(
     options: &OpenOptions,
 ) -> Result<Arc<SeedFs>, OpenError> {
     bound_allocator();
+    // Beside all else, from the first moment on: the digest is all that is needed for it.
+    let traces = traces::ask(&transport, digest, &options.trace)?;
     let outline = Outline::read(&*transport, digest)?;
     tracing::debug!(%digest, "the manifest is here");
     let (bytes, arrival) = start_arrival(&transport, &outline, options)?;
@@ -123,6 +138,7 @@ pub fn open_seed(
         );
         fetch.fill = false;
     }
+    let fills = fetch.fill;
     let fetcher = Fetcher::start(
         Arc::new(IndexedChunks(Arc::clone(&index))),
         store,
@@ -132,6 +148,9 @@ pub fn open_seed(
     )?;
     let fetcher = Arc::new(fetcher);
     let arrival = complete_later(arrival, &index, &fetcher)?;
+    if let Some(traces) = traces {
+        traces.are_for(&index, &fetcher, &counters, fills);
+    }
     Ok(Arc::new(SeedFs { seed, index, fetcher, counters, arrival: Mutex::new(Some(arrival)) }))
 }
 
@@ -196,6 +215,23 @@ impl SeedFs {
     /// The fetcher, for those who know what will be read.
     pub fn fetcher(&self) -> &Fetcher {
         &self.fetcher
+    }
+
+    /// Begins anew with the recording of what is read.
+    pub fn restart_recording(&self) {
+        self.fetcher.restart_recording();
+    }
+
+    /// What was read since the seed was opened, or since the recording was begun anew, as the trace of `target`.
+    pub fn trace(&self, target: &str) -> Trace {
+        let touched = self.fetcher.touched();
+        let index = self.index.if_whole();
+        let len = |touched: &Touched| {
+            index.and_then(|index| index.chunk(touched.chunk)).map(|chunk| chunk.blob_len)
+        };
+        let bytes = touched.iter().filter_map(len).map(u64::from).sum();
+        let touched: Vec<_> = touched.iter().map(|touched| (touched.chunk, touched.at_ms)).collect();
+        Trace::of(*self.digest(), target.to_owned(), bytes, &touched)
     }
 
     /// Waits until what has come of chunks and index is in the cache, as far as it can be.

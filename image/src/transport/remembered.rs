@@ -4,6 +4,7 @@
 //! hashed on every load: what the disk did to them, or who else wrote there, costs a request and nothing else.
 //! They are not synced to disk for the same reason. What a tag names is never kept.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Cursor, Read};
 use std::ops::Range;
@@ -35,12 +36,22 @@ pub fn lists(cache: &Path) -> PathBuf {
     cache.join("referrers")
 }
 
+/// A list of referrers, and when it came.
+#[derive(Debug)]
+struct Answer {
+    came: Instant,
+    list: Vec<Descriptor>,
+}
+
 /// A place, and what of it is kept in a cache.
 #[derive(Debug)]
 pub struct Remembered {
     place: Arc<dyn Transport>,
     documents: PathBuf,
     lists: PathBuf,
+    /// For each subject, the last answer and when it came. Held while the registry is asked, so that who asks
+    /// meanwhile (for statements and for traces, at the same time) shares the answer.
+    answers: Mutex<HashMap<Digest, Arc<Mutex<Option<Answer>>>>>,
     /// Threads that write: nobody waits for the disk.
     writers: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -48,8 +59,8 @@ pub struct Remembered {
 impl Remembered {
     /// Keeps what comes from `place` in `cache`, a directory, which is made when it is needed.
     pub fn new(place: Arc<dyn Transport>, cache: &Path) -> Self {
-        let writers = Mutex::default();
-        Self { place, documents: documents(cache), lists: lists(cache), writers }
+        let (answers, writers) = (Mutex::default(), Mutex::default());
+        Self { place, documents: documents(cache), lists: lists(cache), answers, writers }
     }
 
     fn document(&self, digest: &Digest) -> Option<Vec<u8>> {
@@ -86,6 +97,28 @@ impl Remembered {
         let list = Index::parse(&load(&file)?).ok()?;
         kept::used(&file);
         Some(list.manifests)
+    }
+
+    /// Asks the registry; where it cannot be asked, what it said the last time counts.
+    fn ask_for_list(&self, subject: &Digest) -> Result<Vec<Descriptor>, TransportError> {
+        let Some(before) = self.kept_list(subject) else {
+            let list = self.place.referrers(subject)?;
+            self.keep(self.lists.join(subject.hex()), Index::of(list.clone()).to_bytes());
+            return Ok(list);
+        };
+        let error = match self.list_in_time(subject) {
+            Some(Ok(list)) => {
+                if list != before {
+                    self.keep(self.lists.join(subject.hex()), Index::of(list.clone()).to_bytes());
+                }
+                return Ok(list);
+            }
+            Some(Err(error)) if !error.is_unavailable() => return Err(error),
+            Some(Err(error)) => error.to_string(),
+            None => format!("no answer for {} s", PATIENCE.as_secs()),
+        };
+        tracing::warn!(place = %self.location(), error, "the registry cannot be asked what refers to the seed: what it said before counts");
+        Ok(before)
     }
 
     /// The registry's list, if it comes in time.
@@ -168,24 +201,17 @@ impl Transport for Remembered {
 
     /// What the registry says now. Only where it cannot be asked, what it said the last time.
     fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, TransportError> {
-        let Some(before) = self.kept_list(subject) else {
-            let list = self.place.referrers(subject)?;
-            self.keep(self.lists.join(subject.hex()), Index::of(list.clone()).to_bytes());
-            return Ok(list);
-        };
-        let error = match self.list_in_time(subject) {
-            Some(Ok(list)) => {
-                if list != before {
-                    self.keep(self.lists.join(subject.hex()), Index::of(list.clone()).to_bytes());
-                }
-                return Ok(list);
-            }
-            Some(Err(error)) if !error.is_unavailable() => return Err(error),
-            Some(Err(error)) => error.to_string(),
-            None => format!("no answer for {} s", PATIENCE.as_secs()),
-        };
-        tracing::warn!(place = %self.location(), error, "the registry cannot be asked what refers to the seed: what it said before counts");
-        Ok(before)
+        let asked = Instant::now();
+        let answer = Arc::clone(
+            self.answers.lock().unwrap_or_else(PoisonError::into_inner).entry(*subject).or_default(),
+        );
+        let mut answer = answer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Answer { list, .. }) = answer.as_ref().filter(|answer| answer.came >= asked) {
+            return Ok(list.clone());
+        }
+        let list = self.ask_for_list(subject)?;
+        *answer = Some(Answer { came: Instant::now(), list: list.clone() });
+        Ok(list)
     }
 
     fn distrust(&self, blob: &Digest) -> bool {
@@ -352,6 +378,93 @@ mod tests {
         assert_eq!(known.referrers(&subject).unwrap(), []);
         known.settle();
         assert_eq!(known.kept_list(&subject).unwrap(), []);
+    }
+
+    /// A place that lists slowly, and counts how often it is asked.
+    #[derive(Debug)]
+    struct Slow {
+        layout: Layout,
+        asked: std::sync::atomic::AtomicUsize,
+        go_on: Mutex<mpsc::Receiver<()>>,
+    }
+
+    impl Transport for Slow {
+        fn location(&self) -> &Location {
+            self.layout.location()
+        }
+        fn resolve(&self, tag: &str) -> Result<Descriptor, TransportError> {
+            self.layout.resolve(tag)
+        }
+        fn resolve_default(&self) -> Result<Descriptor, TransportError> {
+            self.layout.resolve_default()
+        }
+        fn manifest(&self, digest: &Digest) -> Result<Vec<u8>, TransportError> {
+            self.layout.manifest(digest)
+        }
+        fn read_range(
+            &self,
+            blob: &Digest,
+            range: Range<u64>,
+            until: Instant,
+        ) -> Result<Vec<u8>, TransportError> {
+            self.layout.read_range(blob, range, until)
+        }
+        fn blob(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send + '_>, TransportError> {
+            self.layout.blob(descriptor)
+        }
+        fn has_blob(&self, descriptor: &Descriptor) -> Result<bool, TransportError> {
+            self.layout.has_blob(descriptor)
+        }
+        fn put_blob(
+            &self,
+            descriptor: &Descriptor,
+            content: &mut dyn BlobContent,
+        ) -> Result<(), TransportError> {
+            self.layout.put_blob(descriptor, content)
+        }
+        fn put_manifest(
+            &self,
+            bytes: &[u8],
+            kind: &str,
+            tag: Option<&str>,
+        ) -> Result<Digest, TransportError> {
+            self.layout.put_manifest(bytes, kind, tag)
+        }
+        fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, TransportError> {
+            self.asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let _ = self.go_on.lock().unwrap().recv();
+            self.layout.referrers(subject)
+        }
+    }
+
+    /// Statements and traces are asked for at the same time: that is one request.
+    #[test]
+    fn who_asks_at_the_same_time_shares_the_answer() {
+        let home = tempfile::tempdir().unwrap();
+        let layout = Layout::new(home.path().join("layout"));
+        let (_, subject, list) = image(&layout);
+        let (send, go_on) = mpsc::channel();
+        let slow = Arc::new(Slow { layout, asked: Default::default(), go_on: Mutex::new(go_on) });
+        let place: Arc<dyn Transport> = slow.clone();
+        let remembered = Remembered::new(place, &home.path().join("cache"));
+        thread::scope(|scope| {
+            let first = scope.spawn(|| remembered.referrers(&subject).unwrap());
+            while slow.asked.load(std::sync::atomic::Ordering::SeqCst) == 0 {
+                thread::yield_now();
+            }
+            let second = scope.spawn(|| remembered.referrers(&subject).unwrap());
+            // Until the second waits for the first, it has not noted when it asked.
+            while Arc::strong_count(&remembered.answers.lock().unwrap()[&subject]) < 3 {
+                thread::yield_now();
+            }
+            send.send(()).unwrap();
+            assert_eq!(first.join().unwrap(), list);
+            assert_eq!(second.join().unwrap(), list);
+        });
+        assert_eq!(slow.asked.load(std::sync::atomic::Ordering::SeqCst), 1);
+        send.send(()).unwrap();
+        remembered.referrers(&subject).unwrap();
+        assert_eq!(slow.asked.load(std::sync::atomic::Ordering::SeqCst), 2, "later, it is asked again");
     }
 
     fn image_without_referrers(layout: &Layout) {

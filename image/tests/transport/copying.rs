@@ -1,12 +1,15 @@
 //! Copying by digest between any two places.
 
 use std::fs;
+use std::time::{Duration, SystemTime};
 
 use seed_format::Digest;
+use seed_format::trace::Trace;
 use seed_image::manifest::{Descriptor, Index, media_type};
+use seed_image::traces;
 use seed_image::transport::{CopyOptions, Transport, TransportError, copy};
 
-use crate::support::servers::{Kind, Server, crane};
+use crate::support::servers::{ALL, Kind, Server, crane};
 use crate::support::{chain, describe, noise, open, options, put_image, read_all};
 
 fn tagged(tag: &str) -> CopyOptions {
@@ -44,6 +47,27 @@ fn check(place: &dyn Transport, digest: &Digest, layers: &[Vec<u8>]) {
     let notes = place.referrers(&index.manifests[0].digest).unwrap();
     assert_eq!(notes.len(), 1);
     assert_eq!(place.referrers(&notes[0].digest).unwrap().len(), 1);
+}
+
+/// With the referrers API and without: what the list says is enough to get a trace.
+#[test]
+fn traces_lie_beside_their_seed() {
+    let home = tempfile::tempdir().unwrap();
+    let layout = open(&format!("oci:{}/a", home.path().display()), &options());
+    let (seed, _) = put_image(&*layout, &[noise(60, 1000)], Some("all"), None);
+    let trace = Trace::of(seed, "build x".into(), 5, &[(1, 0), (2, 30)]);
+    traces::publish(&*layout, &trace, SystemTime::now()).unwrap();
+    for server in ALL.map(Server::start) {
+        let there = open(&format!("{}/team/app", server.address), &options());
+        copy(&*layout, &*there, &seed, &tagged("all")).unwrap();
+        let later = Trace { bytes: 6, ..trace.clone() };
+        traces::publish(&*there, &later, SystemTime::now() + Duration::from_secs(2)).unwrap();
+        let before = there.counters().requests;
+        let [listed] = <[_; 1]>::try_from(traces::list(&*there, &seed).unwrap()).unwrap();
+        assert_eq!(traces::read(&*there, &seed, &listed).unwrap(), later);
+        // One for the list, two where it is under a tag; one for the trace.
+        assert!(there.counters().requests - before <= 3, "manifests were asked for");
+    }
 }
 
 #[test]

@@ -19,8 +19,8 @@ use anyhow::{Context, anyhow, bail};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use seed_fuse::mount::{
-    Failure, MountError, Ready, Refused, Request, mounts, run_detached, run_foreground, runtime_directory,
-    start_detached, status, sweep, unmount,
+    Failure, MountError, Ready, Refused, Request, TraceChoice, mounts, run_detached, run_foreground,
+    runtime_directory, start_detached, status, sweep, unmount,
 };
 use seed_image::reference::{Location, Reference};
 use seed_image::seed::{Seed, label};
@@ -121,6 +121,9 @@ struct How {
     /// Most bytes per second that this may take
     #[arg(long, value_name = "BYTES")]
     fill_rate: Option<NonZeroU64>,
+    /// Fetch ahead what traces say: those of a target (`develop`, `build hello`), of all, one in a file, or none
+    #[arg(long, value_name = "TARGET|FILE|none", default_value = "all")]
+    trace: String,
     /// Speak plain HTTP to this registry
     #[arg(long, value_name = "HOST[:PORT]")]
     insecure: Vec<String>,
@@ -285,6 +288,7 @@ fn request(how: &How, reference: &str, directory: &Path) -> anyhow::Result<Reque
         neighbours: !how.no_neighbours,
         fill: !how.no_fill,
         fill_rate: how.fill_rate,
+        trace: TraceChoice::written(&how.trace),
         insecure_hosts: how.insecure.clone(),
         ..Request::new(&reference, &directory, subtree)
     })
