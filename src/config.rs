@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
+use seed_fuse::mount::Mode;
 use seed_image::telemetry::Endpoint;
 use seed_policy::keys::{self, UnknownKey};
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("cache.records-size", Kind::Text),
     ("cache.size", Kind::Text),
     ("image.repository", Kind::Text),
+    ("mount.mode", Kind::Text),
     ("network.connections", Kind::Toml),
     ("network.timeout", Kind::Toml),
     ("otlp.endpoint", Kind::Text),
@@ -53,6 +55,7 @@ const KEYS: &[(&str, Kind)] = &[
 pub(crate) struct Config {
     pub(crate) cache: Cache,
     pub(crate) image: Image,
+    pub(crate) mount: Mount,
     pub(crate) network: Network,
     pub(crate) otlp: Otlp,
     pub(crate) registry: Registry,
@@ -80,6 +83,14 @@ pub(crate) struct Cache {
 pub(crate) struct Image {
     /// Where the seed of the project is kept, where the command line does not say.
     pub(crate) repository: Option<String>,
+}
+
+/// `[mount]`: how seeds are shown.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Mount {
+    /// By whom: the kernel or FUSE.
+    pub(crate) mode: Mode,
 }
 
 /// `[network]`: how registries are asked.

@@ -68,6 +68,62 @@ fn the_same_is_mounted_once_and_the_topmost_goes_first() {
 }
 
 #[test]
+fn the_mode_is_as_asked_for_and_told() {
+    in_private_namespace(|| {
+        let world = World::new();
+        for (mode, shown, kind, reason) in [
+            ("auto", "kernel", "erofs", "from files"),
+            ("kernel", "kernel", "erofs", "from files"),
+            ("kernel-loop", "kernel", "erofs", "from loop devices"),
+            ("fuse", "fuse", "fuse.seed-mount", "it was asked for"),
+        ] {
+            let ready = world.mount("mnt", &["--mode", mode]);
+            let told = &ready.state.shown;
+            assert!(told.mode == shown && told.reason.contains(reason), "{mode}: {told:?}");
+            assert_eq!(world.statuses()[0].state, ready.state);
+            let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+            let line = table.lines().find(|line| line.contains(&ready.state.id)).unwrap();
+            assert!(line.contains(&format!(" - {kind} {} ro", ready.state.id)), "{mode}: {line}");
+            assert_eq!(fs::read(world.path("mnt").join(NAME).join("data")).unwrap(), vec![7; 300_000]);
+            // Nothing but what was asked for shows anywhere.
+            let ours = table.lines().filter(|line| line.contains(&ready.state.id)).count();
+            assert_eq!(ours, 1, "{table}");
+            world.unmount("mnt");
+            assert!(!alive(ready.state.pid) && state_files() == 0, "{mode}");
+        }
+        let refused = world.run(&[&world.reference(), "mnt", "--mode", "nfs"]);
+        assert_eq!(refused.status.code(), Some(2));
+    });
+}
+
+#[test]
+fn where_the_kernel_may_not_fuse_does() {
+    in_private_namespace(|| {
+        let world = World::new();
+        // Root of a user namespace, which the kernel lets mount FUSE and not EROFS.
+        let reference = world.reference();
+        let run = |mode: &str| {
+            let script = format!(
+                "mount -t tmpfs none /run && {} {reference} mnt --no-cache --json --mode {mode} && {0} --unmount mnt",
+                env!("CARGO_BIN_EXE_seed-mount"),
+            );
+            let mut command = Command::new("unshare");
+            command.args(["--user", "--map-root-user", "--mount", "--pid", "--fork", "--mount-proc"]);
+            command.args(["sh", "-c", &script]).current_dir(world.root.path()).output().unwrap()
+        };
+        let output = run("auto");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let ready: Ready = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(ready.state.shown.mode, "fuse");
+        assert!(ready.state.shown.reason.contains("only root of the machine"), "{ready:?}");
+        let output = run("kernel");
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("only root of the machine") && said.contains("--mode auto"), "{said}");
+    });
+}
+
+#[test]
 fn a_mount_in_use_stays_unless_it_is_forced() {
     in_private_namespace(|| {
         let world = World::new();
@@ -98,8 +154,9 @@ fn the_next_command_cleans_up_after_a_killed_server() {
         wait_until("its death", || !alive(killed.state.pid));
         assert!(is_mounted(&world.path("mnt")));
         let error = fs::read(world.path("mnt").join(NAME).join("data")).unwrap_err();
-        // The kernel gives the one to requests that it still had, the other to those that come later.
-        let errors = [Some(libc::ENOTCONN), Some(libc::ECONNABORTED)];
+        // FUSE gives the one to requests that it still had, the other to those that come later; EROFS over it
+        // says EIO.
+        let errors = [Some(libc::ENOTCONN), Some(libc::ECONNABORTED), Some(libc::EIO)];
         assert!(errors.contains(&error.raw_os_error()), "it fails closed: {error}");
 
         let statuses = world.statuses();

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use hostile::{Hostile, Request, reply, reply_blob, reply_raw, stall};
 use seed_fuse::fetch;
-use seed_fuse::mount::{Mounted, OpenOptions, mount, open_seed};
+use seed_fuse::mount::{Mode, Mounted, OpenOptions, mount, open_seed};
 use seed_image::reference::Reference;
 use seed_image::transport::{self, TransportOptions};
 use support::noise::noise;
@@ -166,7 +166,7 @@ impl World {
         let options = OpenOptions { fetch, ..OpenOptions::default() };
         let fs = open_seed(place, &self.seed.digest, &options).unwrap();
         fs::create_dir_all(at).unwrap();
-        mount(fs, at, b"nix/store").unwrap()
+        mount(fs, at, b"nix/store", Mode::Auto).unwrap()
     }
 }
 

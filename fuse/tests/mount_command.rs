@@ -48,11 +48,15 @@ fn works_until_umount(world: &World) {
 fn mounted_and_unmounted() {
     in_private_namespace(|| {
         let world = installed();
-        let cache = format!("ro,noatime,relatime,nodev,_netdev,cache={}", world.path("cache").display());
-        succeeded(&run(&world, &["mount", "-t", "fuse.seed-mount", &world.reference(), "mnt", "-o", &cache]));
-        let table = run(&world, &["findmnt", "-no", "FSTYPE", "mnt"]);
-        assert_eq!(table.stdout, b"fuse.seed-mount\n");
-        works_until_umount(&world);
+        for (mode, kind) in [("auto", "erofs\n"), ("fuse", "fuse.seed-mount\n")] {
+            let cache = world.path("cache");
+            let options = format!("ro,noatime,relatime,nodev,_netdev,mode={mode},cache={}", cache.display());
+            let arguments = ["mount", "-t", "fuse.seed-mount", &world.reference(), "mnt", "-o", &options];
+            succeeded(&run(&world, &arguments));
+            let table = run(&world, &["findmnt", "-no", "FSTYPE", "mnt"]);
+            assert_eq!(table.stdout, kind.as_bytes());
+            works_until_umount(&world);
+        }
     });
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use rustix::process::geteuid;
 use seed_format::Digest;
-use seed_fuse::mount::{self, Refused, Request};
+use seed_fuse::mount::{self, Mode, Refused, Request, Shown};
 use seed_image::reference::Reference;
 use seed_image::seed::Seed;
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,10 @@ pub(crate) struct Args {
     /// Make the mount writable: changes go into this directory
     #[arg(long, value_name = "DIR")]
     writable: Option<PathBuf>,
+    /// Who shows the files: the kernel, which root may ask for it, or FUSE [default: mount.mode of the
+    /// configuration]
+    #[arg(long, value_name = "auto|kernel|fuse")]
+    mode: Option<Mode>,
     /// Let other users see the mount of an ordinary user, where /etc/fuse.conf permits that
     #[arg(long)]
     allow_other: bool,
@@ -85,6 +89,8 @@ struct Mounted {
     reference: String,
     digest: Digest,
     directory: PathBuf,
+    #[serde(flatten)]
+    shown: Shown,
     seconds: f64,
     bytes_fetched: u64,
 }
@@ -102,6 +108,7 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
     let part = args.part.unwrap_or_else(|| Part::at(&dir));
     let request = Request {
         writable: args.writable.as_deref().map(absolute).transpose()?,
+        mode: args.mode.unwrap_or(session.config.mount.mode),
         others: args.allow_other,
         fill: !args.no_fill,
         trace: args.ahead.choice_or_all(),
@@ -121,11 +128,13 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
     };
     session.printer.trace().phase("mount", ready.took, &[("seed.bytes_fetched", ready.bytes_fetched)]);
     let reference = args.seed.with_digest(ready.state.digest);
-    session.printer.note(format_args!("{reference} mounted in {}", seconds(ready.took)));
+    let Shown { mode, reason } = &ready.state.shown;
+    session.printer.note(format_args!("{reference} mounted in {} ({mode}: {reason})", seconds(ready.took)));
     session.printer.data(&Mounted {
         reference: reference.to_string(),
         digest: ready.state.digest,
         directory: ready.state.directory,
+        shown: ready.state.shown,
         seconds: ready.took.as_secs_f64(),
         bytes_fetched: ready.bytes_fetched,
     })

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use seed_fuse::mount::{self, MountState, Status};
+use seed_fuse::mount::{self, MountState, Shown, Status};
 use seed_fuse::stats::Stats;
 use serde::Serialize;
 
@@ -55,8 +55,9 @@ pub(crate) fn run(session: &Session<'_>, _args: &Args) -> Result<()> {
 
 impl fmt::Display for Mount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let MountState { reference, directory, mode, pid, .. } = &self.state;
-        write!(f, "{}\n  seed      {reference}\n  server    process {pid}, {mode}", directory.display())?;
+        let MountState { reference, directory, shown: Shown { mode, reason }, pid, .. } = &self.state;
+        write!(f, "{}\n  seed      {reference}\n  shown by  {mode}: {reason}", directory.display())?;
+        write!(f, "\n  server    process {pid}")?;
         if let Some(resident) = self.resident {
             write!(f, ", {}", bytes(resident))?;
         }

@@ -17,6 +17,8 @@ records-size = "3GiB"
 records-days = 6
 [image]
 repository = "ghcr.io/acme/app.seed"
+[mount]
+mode = "fuse"
 [network]
 connections = 3
 timeout = 4
@@ -44,6 +46,7 @@ fn files_set_every_key() {
     let config = load(FULL, &[]).unwrap();
     assert_eq!(config.cache, cache());
     assert_eq!(config.image.repository.as_deref(), Some("ghcr.io/acme/app.seed"));
+    assert_eq!(config.mount.mode, Mode::Fuse);
     assert_eq!(config.network, Network { connections: 3, timeout: 4 });
     assert_eq!(config.otlp.endpoint.as_ref().unwrap().to_string(), "http://127.0.0.1:4318");
     assert_eq!(config.registry.ca_file, Some("/ca.pem".into()));
@@ -73,6 +76,7 @@ fn the_environment_wins() {
         FULL,
         &[
             ("SEED_CACHE_SIZE", "2GiB"),
+            ("SEED_MOUNT_MODE", "kernel"),
             ("SEED_NETWORK_CONNECTIONS", "9"),
             ("SEED_REGISTRY_INSECURE", "a:1, b:2"),
             ("SEED_REGISTRY_HOSTS_DIRS", "/c"),
@@ -83,6 +87,7 @@ fn the_environment_wins() {
     )
     .unwrap();
     assert_eq!(config.cache, Cache { size: ByteSize::gib(2), ..cache() });
+    assert_eq!(config.mount.mode, Mode::Kernel);
     assert_eq!(config.network, Network { connections: 9, timeout: 4 });
     assert_eq!(config.registry.insecure, ["a:1", "b:2"]);
     assert_eq!(config.registry.hosts_dirs, Some(vec!["/c".into()]));
@@ -96,6 +101,7 @@ fn unknown_and_invalid_values_are_refused() {
         ("[cahce]\nsize = 1", &[], "unknown key `cahce`"),
         ("cache = 1", &[], "unknown key `cache`"),
         ("[cache]\nsize = \"20 parsecs\"", &[], "is not valid"),
+        ("[mount]\nmode = \"nfs\"", &[], "is not valid"),
         ("[network]\ntimeout = -1", &[], "is not valid"),
         ("[otlp]\nendpoint = \"127.0.0.1:4318\"", &[], "is not valid"),
         ("[", &[], "is not valid"),

@@ -5,18 +5,28 @@
 //!
 //! - `service`: what a file system has to answer.
 //! - `seed_tree`: a seed, as such a file system.
+//! - `seed_blobs`: the few files from which the kernel mounts a seed by itself, as such a file system.
+//! - `failures`: reads that have just failed.
 //! - `session`: the FUSE protocol, from the first request to the last.
+//! - `notice`: what the kernel is told without having asked.
+//! - `pages`: pages that lie in the kernel twice.
 //! - `pending`: answers to reads that wait for their bytes.
 //! - `device`: requests and answers as bytes of `/dev/fuse`.
 //! - `wire`: the layout of these bytes.
 
 mod device;
 mod errno;
+mod failures;
+mod notice;
+mod pages;
 mod pending;
+mod seed_blobs;
 mod seed_tree;
 mod service;
 mod session;
 mod wire;
 
+pub(crate) use notice::Notices;
+pub(crate) use seed_blobs::{SeedBlobs, layer_name};
 pub(crate) use seed_tree::SeedTree;
 pub(crate) use session::{Serving, Session};

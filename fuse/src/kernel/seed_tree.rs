@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use super::failures::Failures;
 use super::pending::ReadReply;
 use super::service::{Service, Space};
 use crate::data::Data;
@@ -14,19 +15,29 @@ const INLINE_CHUNK: u32 = 128 << 10;
 
 /// All files of a seed, names and bytes.
 #[derive(Debug)]
-pub(crate) struct SeedTree(pub(crate) Arc<Tree>);
+pub(crate) struct SeedTree {
+    tree: Tree,
+    failures: Arc<Failures>,
+}
+
+impl SeedTree {
+    /// The files of this tree.
+    pub(crate) fn new(tree: Tree) -> Self {
+        Self { tree, failures: Arc::default() }
+    }
+}
 
 impl Service for SeedTree {
     fn lookup(&self, directory: Ino, name: &[u8]) -> Result<Option<Attr>, Errno> {
-        Ok(self.0.lookup(directory, name)?)
+        Ok(self.tree.lookup(directory, name)?)
     }
 
     fn attr(&self, ino: Ino) -> Result<Attr, Errno> {
-        Ok(self.0.attr(ino)?)
+        Ok(self.tree.attr(ino)?)
     }
 
     fn read_link(&self, ino: Ino) -> Result<&[u8], Errno> {
-        Ok(self.0.read_link(ino)?)
+        Ok(self.tree.read_link(ino)?)
     }
 
     fn list(
@@ -35,7 +46,7 @@ impl Service for SeedTree {
         cursor: u64,
         each: &mut dyn FnMut(&ListedEntry<'_>) -> bool,
     ) -> Result<(), Errno> {
-        for entry in self.0.read_dir(directory, cursor)? {
+        for entry in self.tree.read_dir(directory, cursor)? {
             if !each(&entry?) {
                 break;
             }
@@ -44,12 +55,12 @@ impl Service for SeedTree {
     }
 
     fn space(&self) -> Space {
-        let index = self.0.index().tree();
+        let index = self.tree.index().tree();
         Space { bytes: index.devices().flatten().map(|(_, bytes)| bytes).sum(), files: index.inode_count() }
     }
 
     fn read_now(&self, ino: Ino, offset: u64, size: u32, reply: ReadReply) -> Result<(), ReadReply> {
-        match self.0.read_cached(ino, offset, size, INLINE_CHUNK) {
+        match self.tree.read_cached(ino, offset, size, INLINE_CHUNK) {
             Some(data) => {
                 reply.data(&data);
                 Ok(())
@@ -59,16 +70,24 @@ impl Service for SeedTree {
     }
 
     fn read(&self, ino: Ino, offset: u64, size: u32, reply: ReadReply) {
+        if let Some(error) = self.failures.of(ino, offset, size) {
+            return reply.error(error);
+        }
+        let failures = Arc::clone(&self.failures);
         let answer = move |result: Result<Data, TreeError>| match result {
             Ok(data) => reply.data(&data),
-            Err(error) => reply.error(logged(ino, &error)),
+            Err(error) => {
+                let error = logged(ino, &error);
+                failures.note(ino, offset, size, error);
+                reply.error(error);
+            }
         };
-        self.0.read(ino, offset, size, Box::new(answer));
+        self.tree.read(ino, offset, size, Box::new(answer));
     }
 }
 
 /// The errno for an error, which is said in full in the log.
-fn logged(ino: Ino, error: &TreeError) -> Errno {
+pub(super) fn logged(ino: Ino, error: &TreeError) -> Errno {
     let cause = std::error::Error::source(error).map_or_else(String::new, ToString::to_string);
     tracing::error!(inode = ino.0, %error, cause, "a read failed");
     Errno::from(error)

@@ -124,7 +124,6 @@ impl Session {
     }
 
     /// The descriptor, for who keeps it open longer than this process lives.
-    #[expect(dead_code, reason = "for a server that goes on with a running connection")]
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.connection.descriptor()
     }

@@ -29,7 +29,8 @@ use super::runtime::{
 use super::server::mount_as;
 use super::traces::TraceChoice;
 use super::{
-    Failure, MountError, Mounted, OpenError, OpenOptions as SeedOptions, SeedFs, open_seed, overlay,
+    Failure, Mode, MountError, Mounted, OpenError, OpenOptions as SeedOptions, SeedFs, Shown, open_seed,
+    overlay,
 };
 use crate::fetch;
 use crate::tree::{ROOT, TreeError};
@@ -48,6 +49,9 @@ pub struct Request {
     pub directory: PathBuf,
     /// What of the image to mount: `nix/store`, `nix`, or nothing for all.
     pub subtree: String,
+    /// How to show it.
+    #[serde(default)]
+    pub mode: Mode,
     /// A directory for changes, on a file system that overlayfs can write to: then the mount is writable.
     pub writable: Option<PathBuf>,
     /// Whether a mount that an ordinary user makes shows to other users as well.
@@ -90,6 +94,7 @@ impl Request {
             reference: reference.to_string(),
             directory: directory.to_owned(),
             subtree: subtree.to_owned(),
+            mode: Mode::Auto,
             writable: None,
             others: false,
             database: None,
@@ -187,7 +192,13 @@ fn standing(request: &Request) -> Result<Option<MountState>, MountError> {
     let failed = |source| MountError::Directory { directory: request.directory.clone(), source };
     let directory = request.directory.canonicalize().map_err(failed)?;
     let shown = shown_at(&request.runtime, &directory)?;
-    Ok(shown.filter(|state| {
+    // Insisting on a tree asks for that one.
+    let wanted = |state: &MountState| match request.mode {
+        Mode::Auto => true,
+        Mode::Fuse => state.shown.mode == Mode::Fuse.to_string(),
+        Mode::Kernel | Mode::KernelLoop => state.shown.mode == Mode::Kernel.to_string(),
+    };
+    Ok(shown.filter(wanted).filter(|state| {
         (&state.reference, &state.subtree, &state.writable)
             == (&request.reference, &request.subtree, &request.writable)
     }))
@@ -263,14 +274,14 @@ impl Mount {
         let pid = i32::try_from(std::process::id()).unwrap_or_default();
         let log = std::env::var_os("NIX_SEED_LOG_FILE").map(PathBuf::from).unwrap_or_default();
         let id = log.file_stem().and_then(OsStr::to_str).map_or_else(new_id, str::to_owned);
-        let state = MountState {
+        let mut state = MountState {
             id,
             digest: *fs.digest(),
             reference: request.reference.clone(),
             directory: directory.clone(),
             subtree: request.subtree.clone(),
             writable: request.writable.clone(),
-            mode: "fuse".into(),
+            shown: Shown { mode: request.mode.to_string(), reason: "it is not mounted yet".into() },
             pid,
             start_time: start_time(pid).unwrap_or_default(),
             namespace: namespace().unwrap_or_default(),
@@ -280,7 +291,13 @@ impl Mount {
         let signals = Signals::new([SIGTERM, SIGINT]).map_err(MountError::Spawn)?;
         prepare(&request.runtime)?;
         write_state(&request.runtime, &state)?;
-        match mount_with_state(request, &state, &fs) {
+        let mounted = mount_with_state(request, &state, &fs).and_then(|mounted| {
+            state.shown = mounted.shown().clone();
+            write_state(&request.runtime, &state)?;
+            answer_status(&request.runtime, state.clone(), Arc::clone(&fs))?;
+            Ok(mounted)
+        });
+        match mounted {
             Ok(mounted) => {
                 let (runtime, took) = (request.runtime.clone(), begin.elapsed());
                 Ok(Self { runtime, state, fs, mounted, signals, took })
@@ -318,9 +335,9 @@ impl Mount {
 }
 
 fn mount_with_state(request: &Request, state: &MountState, fs: &Arc<SeedFs>) -> Result<Mounted, MountError> {
-    answer_status(&request.runtime, state.clone(), Arc::clone(fs))?;
-    let mount =
-        |at: &Path| mount_as(Arc::clone(fs), at, request.subtree.as_bytes(), &state.id, request.others);
+    let mount = |at: &Path| {
+        mount_as(Arc::clone(fs), at, request.subtree.as_bytes(), request.mode, &state.id, request.others)
+    };
     match &request.writable {
         None => mount(&state.directory),
         Some(writable) => mount_writable(&mount, writable, &request.runtime, state),

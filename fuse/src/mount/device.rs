@@ -3,7 +3,7 @@
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -38,7 +38,7 @@ pub fn mount_fd(directory: &Path, source: &str) -> io::Result<OwnedFd> {
 }
 
 /// What to do where the device cannot be opened.
-fn explain_device(error: io::Error) -> io::Error {
+pub(super) fn explain_device(error: io::Error) -> io::Error {
     let next = match error.kind() {
         io::ErrorKind::NotFound => "modprobe fuse; in a container: --device /dev/fuse",
         io::ErrorKind::PermissionDenied => "as root: chmod 666 /dev/fuse",
@@ -69,7 +69,18 @@ pub(super) fn unmount_idle(directory: &Path) -> io::Result<()> {
 pub fn raise_read_ahead(directory: &Path) -> bool {
     let Ok(mounts) = mount_table() else { return false };
     let Some(mount) = mounts.iter().rev().find(|mount| mount.directory == directory) else { return false };
-    let file = format!("/sys/class/bdi/{}/read_ahead_kb", mount.device);
+    write_read_ahead(&mount.device)
+}
+
+/// The same for a mount that may be at no place: any file of it.
+pub(super) fn set_read_ahead(mount: BorrowedFd<'_>) -> bool {
+    let Ok(stat) = rustix::fs::fstat(mount) else { return false };
+    let device = stat.st_dev;
+    write_read_ahead(&format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device)))
+}
+
+fn write_read_ahead(device: &str) -> bool {
+    let file = format!("/sys/class/bdi/{device}/read_ahead_kb");
     match fs::write(&file, READ_AHEAD_KIB.to_string()) {
         Ok(()) => true,
         Err(error) => {

@@ -10,6 +10,9 @@ mod allocator;
 mod detached;
 mod device;
 mod fusermount;
+mod kernel_tree;
+mod loop_device;
+mod mode;
 mod open;
 mod overlay;
 mod runtime;
@@ -21,6 +24,8 @@ use std::path::PathBuf;
 
 pub use detached::{Judge, Ready, Refused, Request, run_detached, run_foreground, start_detached};
 pub use device::{FILE_SYSTEM, mount_fd, raise_read_ahead, unmount_lazily};
+pub use kernel_tree::{KernelTreeError, can_show_by_kernel};
+pub use mode::{Mode, Shown, UnknownMode};
 pub use open::{OpenError, OpenOptions, SeedFs, open_seed};
 pub use runtime::{MountState, Status, Swept, mounts, runtime_directory, status, sweep, unmount};
 pub use server::{Mounted, Server, mount, serve};
@@ -55,6 +60,9 @@ pub enum MountError {
         /// What the system said.
         source: io::Error,
     },
+    /// The kernel does not mount the seed by itself, and was insisted upon.
+    #[error("the kernel does not mount the seed by itself (--mode auto then mounts it by FUSE)")]
+    KernelTree(#[from] KernelTreeError),
     /// The kernel did not begin the FUSE protocol.
     #[error("the kernel did not begin the FUSE protocol")]
     Handshake(#[source] io::Error),

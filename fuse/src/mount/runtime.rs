@@ -21,7 +21,7 @@ use seed_image::whole_file;
 use serde::{Deserialize, Serialize};
 
 use super::device::{self, MountLine, mount_table, unmount_lazily};
-use super::{MountError, SeedFs};
+use super::{MountError, SeedFs, Shown};
 use crate::stats::Stats;
 
 /// Largest state or status that is read, in bytes.
@@ -46,8 +46,9 @@ pub struct MountState {
     pub subtree: String,
     /// Where changes go, if it is writable.
     pub writable: Option<PathBuf>,
-    /// How the kernel sees it; `fuse`.
-    pub mode: String,
+    /// Which tree it shows, and why: what is asked for, until it is mounted.
+    #[serde(flatten)]
+    pub shown: Shown,
     /// The server process.
     pub pid: i32,
     /// When the server process started, in clock ticks after boot: tells it from a later one of that number.
@@ -338,7 +339,7 @@ mod tests {
             directory: "/nonexistent/store".into(),
             subtree: "nix/store".into(),
             writable: None,
-            mode: "fuse".into(),
+            shown: Shown::by_fuse("for a test"),
             pid,
             start_time,
             namespace: namespace().unwrap(),

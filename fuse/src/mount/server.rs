@@ -4,8 +4,11 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use seed_format::Chain;
+
 use super::device::{self, mount_fd, raise_read_ahead, unmount_lazily};
-use super::{MountError, SeedFs, fusermount};
+use super::kernel_tree::{self, KernelTreeError, Over};
+use super::{Mode, MountError, SeedFs, Shown, fusermount};
 use crate::kernel::{SeedTree, Serving, Session};
 
 /// A mount that is being served. It ends when the mount is gone.
@@ -25,8 +28,7 @@ pub fn serve(fs: Arc<SeedFs>, subtree: &[u8], device: OwnedFd) -> Result<Server,
 }
 
 fn start(fs: Arc<SeedFs>, subtree: &[u8], session: Session) -> Result<Server, MountError> {
-    let tree = Arc::new(fs.tree(subtree)?);
-    let service = Arc::new(SeedTree(tree));
+    let service = Arc::new(SeedTree::new(fs.tree(subtree)?));
     let serving = session.serve(service, Arc::clone(fs.counters())).map_err(MountError::Thread)?;
     Ok(Server { serving, fs })
 }
@@ -53,13 +55,14 @@ impl Server {
 pub struct Mounted {
     directory: PathBuf,
     server: Option<Server>,
+    shown: Shown,
 }
 
 /// Mounts `subtree` of a seed at `directory` and serves it from this process. Who may not mount does so by
 /// `fusermount3`, and only the user sees it.
-pub fn mount(fs: Arc<SeedFs>, directory: &Path, subtree: &[u8]) -> Result<Mounted, MountError> {
+pub fn mount(fs: Arc<SeedFs>, directory: &Path, subtree: &[u8], mode: Mode) -> Result<Mounted, MountError> {
     let source = format!("seed:{}", fs.digest().hex());
-    mount_as(fs, directory, subtree, &source, false)
+    mount_as(fs, directory, subtree, mode, &source, false)
 }
 
 /// Mounts with this source in the mount table. `others` is for the mounts of ordinary users: who may mount
@@ -68,6 +71,7 @@ pub(super) fn mount_as(
     fs: Arc<SeedFs>,
     directory: &Path,
     subtree: &[u8],
+    mode: Mode,
     source: &str,
     others: bool,
 ) -> Result<Mounted, MountError> {
@@ -75,17 +79,56 @@ pub(super) fn mount_as(
     let directory = directory.canonicalize().map_err(failed)?;
     // A subtree that is not there is an error before anything is mounted.
     fs.tree(subtree)?;
+    let kernel = |over| mount_by_kernel(&fs, &directory, subtree, source, over);
+    let why_not = match mode {
+        Mode::Kernel => return Ok(kernel(None)?),
+        Mode::KernelLoop => return Ok(kernel(Some(Over::LoopDevices))?),
+        Mode::Fuse => "it was asked for".to_owned(),
+        Mode::Auto => match kernel(None) {
+            Ok(mounted) => return Ok(mounted),
+            Err(error) => {
+                let why_not = Chain(&error).to_string();
+                tracing::info!(why_not, "the kernel does not mount the seed by itself: FUSE does");
+                why_not
+            }
+        },
+    };
+    mount_by_fuse(fs, directory, subtree, source, others, Shown::by_fuse(why_not))
+}
+
+fn mount_by_kernel(
+    fs: &Arc<SeedFs>,
+    directory: &Path,
+    subtree: &[u8],
+    source: &str,
+    over: Option<Over>,
+) -> Result<Mounted, KernelTreeError> {
+    let tree = kernel_tree::make(fs, subtree, source, over)?;
+    tree.attach(directory)?;
+    let shown = Shown::by_kernel(tree.over.reason());
+    let server = Server { serving: tree.serving, fs: Arc::clone(fs) };
+    Ok(Mounted { directory: directory.to_owned(), server: Some(server), shown })
+}
+
+fn mount_by_fuse(
+    fs: Arc<SeedFs>,
+    directory: PathBuf,
+    subtree: &[u8],
+    source: &str,
+    others: bool,
+    shown: Shown,
+) -> Result<Mounted, MountError> {
     let device = if fusermount::is_needed() {
         fusermount::mount(&directory, source, others)
     } else {
         mount_fd(&directory, source)
     };
-    let device = device.map_err(failed)?;
+    let device = device.map_err(|source| MountError::Directory { directory: directory.clone(), source })?;
     let session = Session::begin(device, true).map_err(MountError::Handshake);
     match session.and_then(|session| start(fs, subtree, session)) {
         Ok(server) => {
             raise_read_ahead(&directory);
-            Ok(Mounted { directory, server: Some(server) })
+            Ok(Mounted { directory, server: Some(server), shown })
         }
         Err(error) => {
             let _ = unmount_lazily(&directory);
@@ -98,6 +141,11 @@ impl Mounted {
     /// Where the mount is.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// How it is shown, and why so.
+    pub fn shown(&self) -> &Shown {
+        &self.shown
     }
 
     /// Leaves the seed in an overlay at `overlay` alone, which keeps it: it shows at its own place no more.

@@ -7,12 +7,11 @@ use std::sync::Arc;
 use seed_fuse::fetch;
 use seed_fuse::mount::mount;
 
-use crate::support::in_private_namespace;
-use crate::world::{World, mount_store, open, quiet, same};
+use crate::world::{World, mount_store, on_each_tree, open, quiet, same};
 
 #[test]
 fn a_full_disk_does_not_stop_reads() {
-    in_private_namespace(|| {
+    on_each_tree(|mode| {
         let world = World::new();
         let cache = world.path("cache");
         fs::create_dir(&cache).unwrap();
@@ -26,11 +25,11 @@ fn a_full_disk_does_not_stop_reads() {
         )
         .unwrap();
         let mnt = world.path("mnt");
-        let mounted = mount_store(&world.seed, &mnt, Some(&cache), fetch::Config::default());
+        let mounted = mount_store(mode, &world.seed, &mnt, Some(&cache), fetch::Config::default());
         same(&mnt, &world.path("store"));
         mounted.unmount().unwrap();
         // Nothing that is there now is wrong.
-        let again = mount_store(&world.seed, &mnt, Some(&cache), quiet());
+        let again = mount_store(mode, &world.seed, &mnt, Some(&cache), quiet());
         same(&mnt, &world.path("store"));
         again.unmount().unwrap();
     });
@@ -38,17 +37,17 @@ fn a_full_disk_does_not_stop_reads() {
 
 #[test]
 fn a_read_only_cache_is_used() {
-    in_private_namespace(|| {
+    on_each_tree(|mode| {
         let world = World::new();
         let (cache, mnt) = (world.path("cache"), world.path("mnt"));
-        let filled = mount_store(&world.seed, &mnt, Some(&cache), quiet());
+        let filled = mount_store(mode, &world.seed, &mnt, Some(&cache), quiet());
         same(&mnt, &world.path("store"));
         filled.unmount().unwrap();
         rustix::mount::mount_bind(&cache, &cache).unwrap();
         let read_only = rustix::mount::MountFlags::BIND | rustix::mount::MountFlags::RDONLY;
         rustix::mount::mount_remount(&cache, read_only, c"").unwrap();
         let fs = open(&world.seed, Some(&cache), fetch::Config::default());
-        let mounted = mount(Arc::clone(&fs), &mnt, b"nix/store").unwrap();
+        let mounted = mount(Arc::clone(&fs), &mnt, b"nix/store", mode).unwrap();
         same(&mnt, &world.path("store"));
         assert_eq!(fs.stats().requests, 0, "all of it is in the cache");
         mounted.unmount().unwrap();

@@ -8,20 +8,23 @@ use std::process::Command;
 use std::sync::Arc;
 
 use seed_fuse::fetch;
-use seed_fuse::mount::mount;
+use seed_fuse::mount::{Mode, mount};
 
 use crate::support::noise::noise;
 use crate::support::{in_private_namespace, pack};
-use crate::world::{CHUNK, FILE, GLIBC, World, errno, listing, mount_store, names, open, quiet, same};
+use crate::world::{
+    CHUNK, FILE, GLIBC, World, errno, listing, mount_store, names, on_each_tree, open, quiet, same,
+};
 
 const MANY: &str = "44444444444444444444444444444444-many";
 
 #[test]
 fn a_mounted_store_equals_its_source() {
-    in_private_namespace(|| {
+    on_each_tree(|mode| {
         let world = World::new();
         let mnt = world.path("mnt");
-        let mounted = mount_store(&world.seed, &mnt, Some(&world.path("cache")), fetch::Config::default());
+        let mounted =
+            mount_store(mode, &world.seed, &mnt, Some(&world.path("cache")), fetch::Config::default());
         same(&mnt, &world.path("store"));
         for (path, _) in listing(&mnt) {
             let meta = fs::symlink_metadata(mnt.join(&path)).unwrap();
@@ -47,7 +50,7 @@ fn a_mounted_store_equals_its_source() {
             fs::remove_file(world.path("layout/blobs/sha256").join(layer.digest.hex())).unwrap();
         }
         let fs = open(&world.seed, Some(&world.path("cache")), quiet());
-        let again = mount(Arc::clone(&fs), &mnt, b"nix/store").unwrap();
+        let again = mount(Arc::clone(&fs), &mnt, b"nix/store", mode).unwrap();
         same(&mnt, &world.path("store"));
         assert_eq!(fs.stats().requests, 0);
         again.unmount().unwrap();
@@ -56,16 +59,16 @@ fn a_mounted_store_equals_its_source() {
 
 #[test]
 fn inode_numbers_are_the_same_in_every_mount() {
-    in_private_namespace(|| {
+    on_each_tree(|mode| {
         let world = World::new();
         let mnt = world.path("mnt");
         let inos = |mnt: &Path| -> Vec<_> {
             listing(mnt).keys().map(|path| fs::symlink_metadata(mnt.join(path)).unwrap().ino()).collect()
         };
-        let first = mount_store(&world.seed, &mnt, None, quiet());
+        let first = mount_store(mode, &world.seed, &mnt, None, quiet());
         let before = inos(&mnt);
         first.unmount().unwrap();
-        let second = mount_store(&world.seed, &mnt, None, quiet());
+        let second = mount_store(mode, &world.seed, &mnt, None, quiet());
         assert_eq!(inos(&mnt), before);
         second.unmount().unwrap();
     });
@@ -73,12 +76,12 @@ fn inode_numbers_are_the_same_in_every_mount() {
 
 #[test]
 fn any_directory_can_be_the_root() {
-    in_private_namespace(|| {
+    on_each_tree(|mode| {
         let world = World::new();
         let mnt = world.path("mnt");
         let fs = open(&world.seed, None, quiet());
         for (subtree, inside) in [(&b""[..], "nix/store"), (b"nix", "store"), (b"nix/store", "")] {
-            let mounted = mount(Arc::clone(&fs), &mnt, subtree).unwrap();
+            let mounted = mount(Arc::clone(&fs), &mnt, subtree, mode).unwrap();
             assert_eq!(fs::read(mnt.join(inside).join(FILE)).unwrap(), noise(9, 100_000));
             // What is above the root of a tree is not seen through "..".
             let up: Vec<_> =
@@ -86,19 +89,19 @@ fn any_directory_can_be_the_root() {
             assert!(up.contains(&"layout".into()));
             mounted.unmount().unwrap();
         }
-        let missing = mount(Arc::clone(&fs), &mnt, b"nix/var").unwrap_err();
+        let missing = mount(Arc::clone(&fs), &mnt, b"nix/var", mode).unwrap_err();
         assert!(matches!(missing, seed_fuse::mount::MountError::Tree(_)), "{missing:?}");
-        let file = mount(fs, &mnt, format!("nix/store/{FILE}").as_bytes()).unwrap_err();
+        let file = mount(fs, &mnt, format!("nix/store/{FILE}").as_bytes(), mode).unwrap_err();
         assert!(matches!(file, seed_fuse::mount::MountError::Tree(_)), "{file:?}");
     });
 }
 
 #[test]
 fn reads_at_any_place() {
-    in_private_namespace(|| {
+    on_each_tree(|mode| {
         let world = World::new();
         let mnt = world.path("mnt");
-        let mounted = mount_store(&world.seed, &mnt, Some(&world.path("cache")), quiet());
+        let mounted = mount_store(mode, &world.seed, &mnt, Some(&world.path("cache")), quiet());
         let len = (1 << 20) + 7;
         let expected = noise(len as u64, len);
         let file = File::open(mnt.join(GLIBC).join(format!("lib/of-{len}"))).unwrap();
@@ -166,17 +169,19 @@ fn a_directory_of_sixty_thousand() {
         let seed = pack(&store, &names(&[&[MANY]]), &[], &root.path().join("layout"), CHUNK);
         let mnt = root.path().join("mnt");
         fs::create_dir(&mnt).unwrap();
-        let mounted = mount_store(&seed, &mnt, None, quiet());
-        let listed: std::collections::BTreeSet<_> = fs::read_dir(mnt.join(MANY))
-            .unwrap()
-            .map(|entry| String::from_utf8(entry.unwrap().file_name().into_vec()).unwrap())
-            .collect();
-        assert_eq!(listed.len(), 60_000);
-        assert!(listed.iter().enumerate().all(|(number, name)| *name == format!("file-{number:05}")));
-        assert_eq!(fs::metadata(mnt.join(MANY).join("file-31234")).unwrap().len(), 0);
-        assert_eq!(errno(fs::metadata(mnt.join(MANY).join("file-60000"))), libc::ENOENT);
-        // Listing it again after a rewind gives the same.
-        assert_eq!(fs::read_dir(mnt.join(MANY)).unwrap().count(), 60_000);
-        mounted.unmount().unwrap();
+        for mode in [Mode::Fuse, Mode::Kernel] {
+            let mounted = mount_store(mode, &seed, &mnt, None, quiet());
+            let listed: std::collections::BTreeSet<_> = fs::read_dir(mnt.join(MANY))
+                .unwrap()
+                .map(|entry| String::from_utf8(entry.unwrap().file_name().into_vec()).unwrap())
+                .collect();
+            assert_eq!(listed.len(), 60_000);
+            assert!(listed.iter().enumerate().all(|(number, name)| *name == format!("file-{number:05}")));
+            assert_eq!(fs::metadata(mnt.join(MANY).join("file-31234")).unwrap().len(), 0);
+            assert_eq!(errno(fs::metadata(mnt.join(MANY).join("file-60000"))), libc::ENOENT);
+            // Listing it again after a rewind gives the same.
+            assert_eq!(fs::read_dir(mnt.join(MANY)).unwrap().count(), 60_000);
+            mounted.unmount().unwrap();
+        }
     });
 }

@@ -10,12 +10,12 @@ use seed_fuse::mount::{OpenOptions, mount, open_seed};
 use seed_image::manifest::annotation;
 use seed_image::seed::IndexPosition;
 
-use crate::support::{self, in_private_namespace};
-use crate::world::{FILE, HELLO, World, errno, listing, mount_store, open, quiet};
+use crate::support;
+use crate::world::{FILE, HELLO, World, errno, listing, mount_store, on_each_tree, open, quiet};
 
 #[test]
 fn a_damaged_layer_gives_eio_and_never_a_wrong_byte() {
-    in_private_namespace(|| {
+    on_each_tree(|mode| {
         let world = World::new();
         // One byte in every 32 KiB: every larger chunk is hit.
         let layer = world.path("layout/blobs/sha256").join(world.seed.manifest.layers[0].digest.hex());
@@ -27,7 +27,7 @@ fn a_damaged_layer_gives_eio_and_never_a_wrong_byte() {
         fs::write(&layer, &blob).unwrap();
         let mnt = world.path("mnt");
         let fs = open(&world.seed, Some(&world.path("cache")), fetch::Config::default());
-        let mounted = mount(Arc::clone(&fs), &mnt, b"nix/store").unwrap();
+        let mounted = mount(Arc::clone(&fs), &mnt, b"nix/store", mode).unwrap();
         let source = listing(&world.path("store"));
         let (mut right, mut refused) = (0, 0);
         for (path, (.., content)) in &source {
@@ -52,12 +52,12 @@ fn a_damaged_layer_gives_eio_and_never_a_wrong_byte() {
 
 #[test]
 fn a_missing_layer_gives_eio_in_time() {
-    in_private_namespace(|| {
+    on_each_tree(|mode| {
         let world = World::new();
         fs::remove_file(world.path("layout/blobs/sha256").join(world.seed.manifest.layers[0].digest.hex()))
             .unwrap();
         let mnt = world.path("mnt");
-        let mounted = mount_store(&world.seed, &mnt, None, quiet());
+        let mounted = mount_store(mode, &world.seed, &mnt, None, quiet());
         let begin = Instant::now();
         assert_eq!(errno(fs::read(mnt.join(FILE))), libc::EIO);
         assert!(begin.elapsed() < Duration::from_secs(10));

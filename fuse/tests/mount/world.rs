@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use seed_fuse::fetch;
-use seed_fuse::mount::{Mounted, OpenOptions, SeedFs, mount, open_seed};
+use seed_fuse::mount::{Mode, Mounted, OpenOptions, SeedFs, mount, open_seed};
 
 use crate::support::noise::noise;
 use crate::support::{self, Seed, pack};
@@ -76,6 +76,13 @@ fn make_store(store: &Path) {
     symlink(format!("/nix/store/{HELLO}"), store.join(LINK)).unwrap();
 }
 
+/// Runs a test on the tree that FUSE shows, and on the one that the kernel shows.
+pub(crate) fn on_each_tree(test: impl Fn(Mode) + Send + Sync) {
+    for mode in [Mode::Fuse, Mode::Kernel] {
+        support::in_private_namespace(|| test(mode));
+    }
+}
+
 pub(crate) fn names(groups: &[&[&str]]) -> Vec<Vec<String>> {
     groups.iter().map(|group| group.iter().map(|name| (*name).to_owned()).collect()).collect()
 }
@@ -93,8 +100,17 @@ pub(crate) fn open(seed: &Seed, cache: Option<&Path>, fetch: fetch::Config) -> A
     open_seed(support::open(&seed.layout), &seed.digest, &options).unwrap()
 }
 
-pub(crate) fn mount_store(seed: &Seed, at: &Path, cache: Option<&Path>, fetch: fetch::Config) -> Mounted {
-    mount(open(seed, cache, fetch), at, b"nix/store").unwrap()
+pub(crate) fn mount_store(
+    mode: Mode,
+    seed: &Seed,
+    at: &Path,
+    cache: Option<&Path>,
+    fetch: fetch::Config,
+) -> Mounted {
+    let mounted = mount(open(seed, cache, fetch), at, b"nix/store", mode).unwrap();
+    let wanted = if mode == Mode::Fuse { "fuse" } else { "kernel" };
+    assert_eq!(mounted.shown().mode, wanted);
+    mounted
 }
 
 /// All that a tree is, by path: type and mode, size, link target, contents.

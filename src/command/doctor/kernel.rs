@@ -106,14 +106,14 @@ impl Kernel {
         Finding::warn("overlayfs", found, "as root: modprobe overlay")
     }
 
-    /// An index is an EROFS image that the kernel could mount. Mounts go through FUSE, and need no EROFS.
+    /// An index is an EROFS image, which the kernel mounts for root. Without it, mounts go through FUSE.
     pub(super) fn erofs(&self) -> Finding {
         let from_files =
             parse_release(&self.release).is_some_and(|version| version >= KERNEL_FOR_EROFS_FILES);
         let found = match (self.has_file_system("erofs"), from_files) {
-            (true, true) => "in the kernel, also from files; not needed",
-            (true, false) => "in the kernel, from block devices only (from files: Linux 6.12); not needed",
-            (false, _) => "not in the kernel; not needed",
+            (true, true) => "in the kernel, also from files",
+            (true, false) => "in the kernel, from block devices only (from files: Linux 6.12)",
+            (false, _) => "not in the kernel: seeds are shown by FUSE",
         };
         Finding::ok("EROFS", found)
     }

@@ -6,6 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::process::geteuid;
+use seed_format::Chain;
+use seed_fuse::mount::{self, Mode};
 
 use super::Finding;
 use super::probe::find_program;
@@ -24,6 +26,20 @@ fn device_at(device: &Path) -> Finding {
             "as root: modprobe fuse; in a container: --device /dev/fuse",
         ),
         Err(error) => Finding::fail("FUSE", format!("{name}: {error}"), format!("as root: chmod 666 {name}")),
+    }
+}
+
+/// Which tree a mount of this user would show.
+pub(super) fn mode(wanted: Mode) -> Finding {
+    const NAME: &str = "mounts show by";
+    let by_kernel = mount::can_show_by_kernel();
+    match (wanted, by_kernel) {
+        (Mode::Fuse, _) => Finding::ok(NAME, "fuse: mount.mode says so"),
+        (_, Ok(reason)) => Finding::ok(NAME, format!("kernel: {reason}")),
+        (Mode::Auto, Err(error)) => Finding::ok(NAME, format!("fuse: {}", Chain(&error))),
+        (Mode::Kernel | Mode::KernelLoop, Err(error)) => {
+            Finding::fail(NAME, Chain(&error).to_string(), "set mount.mode to auto")
+        }
     }
 }
 

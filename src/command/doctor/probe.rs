@@ -22,6 +22,7 @@ pub(super) fn all(session: &Session<'_>) -> Vec<Finding> {
         kernel.version(),
         mounting::device(),
         mounting::fusermount(),
+        mounting::mode(session.config.mount.mode),
         kernel.user_namespaces(),
         kernel.cgroups(),
         kernel.overlayfs(),

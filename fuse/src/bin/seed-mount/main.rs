@@ -19,7 +19,7 @@ use anyhow::{Context, anyhow, bail};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use seed_fuse::mount::{
-    Failure, MountError, Ready, Refused, Request, TraceChoice, mounts, run_detached, run_foreground,
+    Failure, Mode, MountError, Ready, Refused, Request, TraceChoice, mounts, run_detached, run_foreground,
     runtime_directory, start_detached, status, sweep, unmount,
 };
 use seed_image::reference::{Location, Reference};
@@ -91,6 +91,10 @@ struct How {
     /// `writable=DIR`
     #[arg(long, value_name = "DIR", visible_alias = "writable")]
     rw: Option<PathBuf>,
+    /// Who shows the files: the kernel, which root may ask for it, or FUSE [default: $SEED_MOUNT_MODE, or
+    /// auto: the kernel where it can]
+    #[arg(long, value_name = "auto|kernel|fuse")]
+    mode: Option<Mode>,
     /// Let other users see the mount of an ordinary user, where /etc/fuse.conf permits that
     #[arg(long)]
     allow_other: bool,
@@ -276,8 +280,14 @@ fn request(how: &How, reference: &str, directory: &Path) -> anyhow::Result<Reque
         None if directory == Path::new("/nix") => "nix",
         None => "nix/store",
     };
+    let mode = match (how.mode, std::env::var("SEED_MOUNT_MODE")) {
+        (Some(mode), _) => mode,
+        (None, Ok(word)) => word.parse().context("SEED_MOUNT_MODE is not valid")?,
+        (None, Err(_)) => Mode::Auto,
+    };
     let cache = if how.no_cache { None } else { Some(how.cache.clone().unwrap_or_else(default_cache)) };
     Ok(Request {
+        mode,
         writable: how.rw.as_deref().map(absolute),
         others: how.allow_other,
         database: (how.database && subtree == "nix/store").then(|| PathBuf::from("/nix/var/nix/db")),
