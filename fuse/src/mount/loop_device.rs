@@ -16,8 +16,8 @@ use crate::kernel::layer_name;
 /// Gives free devices.
 pub(super) const CONTROL: &str = "/dev/loop-control";
 
-const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
-const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
+const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
+const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
 const LO_FLAGS_READ_ONLY: u32 = 1;
 /// The device lets go of its file when nobody has it open any more.
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
