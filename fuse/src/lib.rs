@@ -17,4 +17,5 @@ pub mod mount;
 pub mod source;
 pub mod stats;
 pub mod store;
+mod sync;
 pub mod tree;

@@ -48,8 +48,10 @@ counters! {
     demand_misses,
     /// Time that those reads waited, in microseconds.
     demand_wait_us,
-    /// Ranges asked for again after the source failed or was slow.
+    /// Ranges asked for again after the source failed.
     retries,
+    /// Chunks asked for a second time because the first answer was late.
+    hedges,
     /// Chunks from the source whose bytes did not have their digest.
     mismatches,
     /// Reads that ended in an error.

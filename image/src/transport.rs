@@ -59,6 +59,28 @@ pub trait Transport: Send + Sync + fmt::Debug {
         deadline: Instant,
     ) -> Result<Vec<u8>, TransportError>;
 
+    /// The same range as a stream that gives its bytes as they come, **not verified**. It ends with an error rather
+    /// than with fewer bytes.
+    fn stream_range(
+        &self,
+        blob: &Digest,
+        range: Range<u64>,
+        deadline: Instant,
+    ) -> Result<Box<dyn Read + Send + '_>, TransportError> {
+        Ok(Box::new(std::io::Cursor::new(self.read_range(blob, range, deadline)?)))
+    }
+
+    /// As [`read_range`](Self::read_range), of which a call for the same range goes on and is late: asks another
+    /// place first, where there is one.
+    fn read_range_beside(
+        &self,
+        blob: &Digest,
+        range: Range<u64>,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, TransportError> {
+        self.read_range(blob, range, deadline)
+    }
+
     /// A whole blob as a stream. The bytes that complete it are given only if digest and size are right;
     /// else that read fails, with a [`TransportError`] in the [`std::io::Error`].
     fn blob(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send + '_>, TransportError>;

@@ -15,9 +15,6 @@ use crate::gate;
 use crate::printer::bytes;
 use crate::session::Session;
 
-/// Chunks that are waited for at once: what they hold is kept in memory meanwhile.
-const WINDOW: u32 = 32;
-
 /// Fetch all of a seed into the cache, so that it can be used without its registry
 ///
 /// Every chunk is verified before it is kept.
@@ -65,12 +62,9 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
     let total = index.layers().iter().map(|layer| layer.size).sum();
     let phase = session.printer.phase("pull");
     phase.set_total(total);
-    fs.fetcher().prefetch(0..chunks, u64::MAX);
-    for begin in (0..chunks).step_by(WINDOW as usize) {
-        let end = begin.saturating_add(WINDOW).min(chunks);
-        fs.fetcher().get(begin..end).context(|| format!("cannot fetch all of {reference}"))?;
-        phase.set_done(fs.stats().bytes_fetched);
-    }
+    fs.fetcher().fetch_all();
+    let all = fs.fetcher().wait_for_all(&mut || phase.set_done(fs.stats().bytes_fetched));
+    all.context(|| format!("cannot fetch all of {reference}"))?;
     fs.settle();
     // Whoever uses the seed later asks for its statements, and for its traces.
     gate::keep_statements(transport.as_ref(), &digest)?;

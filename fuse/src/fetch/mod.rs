@@ -4,8 +4,12 @@
 //! waiting for one. So a read that misses is answered by a small range of its own, and at the same time all
 //! that lies around it is asked for in large ranges on the other connections. See [`queue`] for the order.
 
+mod inbox;
+mod late;
 mod map;
+mod node;
 mod order;
+mod pace;
 mod plan;
 mod queue;
 mod touched;
@@ -14,7 +18,9 @@ mod worker;
 
 use std::num::NonZeroU64;
 use std::ops::Range;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use seed_format::Digest;
@@ -22,7 +28,10 @@ use seed_format::Digest;
 use crate::source::{BlobSource, SourceError};
 use crate::stats::{Counters, add};
 use crate::store::{Chunk, ChunkStore, Verified};
+use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use inbox::Inbox;
 pub use map::{ChunkId, ChunkMap, ChunkPlace};
+use node::Node;
 use queue::{Class, Queue};
 use touched::Record;
 pub use touched::Touched;
@@ -36,18 +45,25 @@ pub struct Config {
     pub connections: usize,
     /// Total time after which a read that waits for chunks ends with an error.
     pub read_deadline: Duration,
-    /// Time after which a chunk is asked for a second time while the first request goes on.
+    /// Longest time after which a chunk is asked for a second time while the first request goes on: it is, as soon
+    /// as it takes much longer than is usual.
     pub hedge_after: Duration,
     /// Whether what lies around a missed chunk, and what its store path refers to, is fetched ahead.
     pub neighbours: bool,
     /// Whether everything else is fetched when the link is idle.
     pub fill: bool,
-    /// Most bytes per second that the fill takes; `None` for no limit.
+    /// Most bytes per second that the fills of all mounts of a node take; `None` for no limit.
     pub fill_rate: Option<NonZeroU64>,
+    /// The same of all that no read waits for.
+    pub rate: Option<NonZeroU64>,
+    /// Nothing is fetched but what a read waits for, and what is so close to it that it costs next to nothing.
+    pub metered: bool,
+    /// Where the mounts of a node tell each other what they do; `None`: this mount is on its own.
+    pub node: Option<PathBuf>,
 }
 
 impl Default for Config {
-    /// 16 connections, 60 s, 3 s, all prefetching on, no limit.
+    /// 16 connections, 60 s, 3 s, all prefetching on, no limit, no other mounts.
     fn default() -> Self {
         Self {
             connections: 16,
@@ -56,9 +72,20 @@ impl Default for Config {
             neighbours: true,
             fill: true,
             fill_rate: None,
+            rate: None,
+            metered: false,
+            node: None,
         }
     }
 }
+
+/// Of the compressed bytes of a seed, the part of which it is better to fetch all of it at once: those who unpack
+/// whole images are faster than those who fetch parts from about here on.
+const MOST: f64 = 0.3;
+/// How often progress is told.
+const PROGRESS: Duration = Duration::from_millis(100);
+/// Buffers that are kept for what will come.
+const SPARE_BUFFERS: usize = 8;
 
 /// Why chunks are not there.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -138,6 +165,19 @@ struct Shared {
     /// What was read.
     record: Record,
     queue: Mutex<Queue>,
+    /// The other mounts.
+    node: Node,
+    /// What has come and is not decoded.
+    inbox: Inbox,
+    /// Buffers of parts that were decoded, for those that will come.
+    spare: Mutex<Vec<Vec<u8>>>,
+    began: Instant,
+    /// When a read last came, in milliseconds since `began` and 1; 0 before the first.
+    last_read: AtomicU64,
+    /// Compressed bytes of the chunks that were read.
+    read_bytes: AtomicU64,
+    /// Compressed bytes of all chunks, once that is known.
+    all_bytes: OnceLock<u64>,
     /// Something may be asked for.
     work: Condvar,
     /// A read has begun to wait.
@@ -156,7 +196,25 @@ impl Fetcher {
         let queue = Mutex::new(Queue::new(&config));
         let (work, waits) = (Condvar::new(), Condvar::new());
         let record = Record::begin();
-        let shared = Shared { map, store, source, counters, config, record, queue, work, waits };
+        let node = Node::open(config.node.as_deref());
+        let shared = Shared {
+            map,
+            store,
+            source,
+            counters,
+            config,
+            record,
+            queue,
+            node,
+            inbox: Inbox::default(),
+            spare: Mutex::default(),
+            began: Instant::now(),
+            last_read: AtomicU64::new(0),
+            read_bytes: AtomicU64::new(0),
+            all_bytes: OnceLock::new(),
+            work,
+            waits,
+        };
         let fetcher = Self { shared: Arc::new(shared) };
         worker::start(&fetcher.shared).map_err(|error| FetchError::Thread(Arc::new(error)))?;
         Ok(fetcher)
@@ -170,7 +228,7 @@ impl Fetcher {
             Ok(slots) => slots,
             Err(error) => return done(Err(error)),
         };
-        shared.record.note(&*shared.map, ids.clone());
+        shared.note_read(&ids);
         if slots.iter().all(Option::is_some) {
             return done(Ok(slots.into_iter().flatten().collect()));
         }
@@ -203,6 +261,7 @@ impl Fetcher {
             queue.miss(&*shared.map, &shared.config, *first);
         }
         drop(queue);
+        shared.node.missed();
         add(&shared.counters.demand_misses, 1);
         shared.work.notify_all();
         shared.waits.notify_one();
@@ -210,7 +269,7 @@ impl Fetcher {
 
     /// Gets chunks, and waits for them.
     pub fn get(&self, ids: Range<ChunkId>) -> Result<Vec<Verified<Chunk>>, FetchError> {
-        let (send, receive) = std::sync::mpsc::sync_channel(1);
+        let (send, receive) = mpsc::sync_channel(1);
         self.request(
             ids,
             Box::new(move |result| {
@@ -231,7 +290,7 @@ impl Fetcher {
             }
         };
         let chunks = ids.clone().map(chunk).collect::<Option<Vec<_>>>()?;
-        self.shared.record.note(&*self.shared.map, ids);
+        self.shared.note_read(&ids);
         Some(chunks)
     }
 
@@ -271,9 +330,60 @@ impl Fetcher {
     ///
     /// The map must have its chunks.
     pub fn prefetch(&self, ids: impl IntoIterator<Item = ChunkId>, limit: u64) {
-        let ordered = order::order(&*self.shared.map, ids, limit);
-        self.shared.lock().add_trace(ordered);
+        let shared = &self.shared;
+        let ordered = order::order(&*shared.map, ids, limit);
+        let bytes = ordered.ids.iter().filter_map(|id| shared.map.chunk(*id));
+        let bytes = bytes.map(|place| u64::from(place.blob_len)).sum();
+        shared.lock().add_trace(ordered);
+        shared.go_full_if_most(bytes);
+        shared.work.notify_all();
+    }
+
+    /// Fetches everything as fast as it comes and can be decoded. What a read waits for is still first.
+    pub fn fetch_all(&self) {
+        self.shared.lock().want_all();
         self.shared.work.notify_all();
+    }
+
+    /// Waits until everything that [`fetch_all`](Self::fetch_all) asked for is in the cache, as far as that may
+    /// hold it. `progress` is called now and then.
+    ///
+    /// What could not be had or was wrong is asked for once more, as for a read: its error is that of a read. The map
+    /// must have its chunks.
+    pub fn wait_for_all(&self, progress: &mut dyn FnMut()) -> Result<(), FetchError> {
+        let shared = &self.shared;
+        let mut heard = (shared.counters.snapshot().bytes_fetched, Instant::now());
+        let mut queue = shared.lock();
+        let lost = loop {
+            if queue.stopped {
+                return Err(FetchError::Stopped);
+            }
+            if let Some(lost) = queue.is_complete(&*shared.map) {
+                break lost;
+            }
+            if !shared.store.keeps() && queue.is_idle() {
+                return Ok(());
+            }
+            queue = shared.work.wait_timeout(queue, PROGRESS).unwrap_or_else(PoisonError::into_inner).0;
+            drop(queue);
+            progress();
+            let fetched = shared.counters.snapshot().bytes_fetched;
+            if fetched != heard.0 {
+                heard = (fetched, Instant::now());
+            } else if heard.1.elapsed() > shared.config.read_deadline {
+                // Nothing comes any more: a read of what is missing says why.
+                let missing = |id: &ChunkId| {
+                    shared.map.chunk(*id).is_some_and(|place| !shared.store.contains(&place.digest))
+                };
+                break (0..shared.map.count()).find(missing).into_iter().collect();
+            }
+            queue = shared.lock();
+        };
+        for id in lost {
+            self.get(id..id.saturating_add(1))?;
+        }
+        self.settle();
+        Ok(())
     }
 }
 
@@ -284,6 +394,7 @@ impl Drop for Fetcher {
             queue.stopped = true;
             std::mem::take(&mut queue.waiting)
         };
+        self.shared.inbox.close();
         self.shared.work.notify_all();
         self.shared.waits.notify_all();
         for waiter in waiting.into_values().flatten() {
@@ -301,6 +412,52 @@ impl std::fmt::Debug for Fetcher {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a read has got these chunks, or will.
+    fn note_read(&self, ids: &Range<ChunkId>) {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_read.store(now + 1, Ordering::Relaxed);
+        let fresh = self.record.note(&*self.map, ids.clone());
+        if fresh > 0 {
+            let read = self.read_bytes.fetch_add(fresh, Ordering::Relaxed) + fresh;
+            self.go_full_if_most(read);
+        }
+    }
+
+    fn last_read(&self) -> Option<Instant> {
+        let millis = self.last_read.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.began + Duration::from_millis(millis))
+    }
+
+    /// Goes for everything if `bytes` of it are, or will be, read.
+    fn go_full_if_most(&self, bytes: u64) {
+        if !self.config.fill || self.config.metered || self.map.count() == 0 {
+            return;
+        }
+        let all = *self.all_bytes.get_or_init(|| {
+            let places = (0..self.map.count()).filter_map(|id| self.map.chunk(id));
+            places.map(|place| u64::from(place.blob_len)).sum()
+        });
+        if bytes as f64 > all as f64 * MOST && self.lock().want_all() {
+            tracing::info!(bytes, all, "most of the seed is used: all of it is fetched");
+            self.work.notify_all();
+        }
+    }
+
+    fn is_waited_for(&self, id: ChunkId) -> bool {
+        self.lock().waiting.contains_key(&id)
+    }
+
+    fn spare_buffer(&self) -> Vec<u8> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    fn give_back(&self, buffer: Vec<u8>) {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < SPARE_BUFFERS {
+            spare.push(buffer);
+        }
     }
 
     fn look_up(&self, ids: &Range<ChunkId>) -> Result<Vec<Option<Verified<Chunk>>>, FetchError> {

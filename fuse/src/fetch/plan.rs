@@ -7,7 +7,7 @@ use super::map::{ChunkId, ChunkMap};
 
 /// Unwanted bytes that a range may run over to reach the next wanted chunk. At 1 Gbps they take a quarter
 /// of a millisecond, and a request of its own takes a round trip.
-const MAX_GAP: u64 = 32 << 10;
+pub(super) const MAX_GAP: u64 = 32 << 10;
 
 /// Chunks looked at for one range: bounds the time that planning takes under the scheduler's lock.
 const MAX_CHUNKS: usize = 4096;
@@ -29,6 +29,17 @@ impl Span {
     pub(super) fn single(map: &dyn ChunkMap, id: ChunkId) -> Option<Self> {
         let place = map.chunk(id)?;
         Some(Self { layer: place.layer, blob: place.blob_offset..place.blob_end(), ids: vec![id] })
+    }
+
+    /// The same as parts of at most `target` bytes, or one chunk, each.
+    pub(super) fn parts(&self, map: &dyn ChunkMap, target: u64) -> Vec<Self> {
+        let mut parts: Vec<Self> = Vec::new();
+        for id in &self.ids {
+            if !parts.last_mut().is_some_and(|part| part.extend(map, *id, target, u64::MAX)) {
+                parts.extend(Self::single(map, *id));
+            }
+        }
+        parts
     }
 
     /// Takes `id` in as well, if the range stays within `target` bytes and one layer, and runs over no more

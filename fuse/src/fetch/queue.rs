@@ -2,15 +2,21 @@
 //!
 //! In this order: what a read waits for; the chunks of a trace; what lies around a missed chunk; what its
 //! store path refers to; everything else. Only the first kind may use all connections, so that a read
-//! always finds one free and does not queue behind many megabytes that nobody waits for.
+//! always finds one free.
+//!
+//! What is fetched ahead is asked for in large ranges and taken in as it comes. Until a part of a range has begun
+//! to come, its chunks are only *promised*: a read that waits for one asks for it by itself.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Config;
+use super::late::Lateness;
 use super::map::{ChunkId, ChunkMap};
+use super::node::Node;
 use super::order::Ordered;
+use super::pace::Pace;
 use super::plan::{self, Span, Sweep};
 use super::waiter::Waiter;
 use crate::store::ChunkStore;
@@ -27,13 +33,11 @@ const WHOLE_REFERENCE: u64 = 8 << 20;
 const MAX_SWEEPS: usize = 64;
 /// A background fill waits until no read has missed for this long.
 const FILL_QUIET: Duration = Duration::from_millis(100);
-/// Compressed bytes that may be asked for and not yet decompressed, other than for waiting reads.
-const AHEAD_BYTES: u64 = 12 << 20;
-/// Bounds of one range that is fetched ahead of need.
-const SPAN_BYTES: std::ops::RangeInclusive<u64> = 256 << 10..=2 << 20;
-/// How long one range that is fetched ahead should take. Ranges of this length keep a link of 20 ms round
-/// trips full on several connections, and let a read's answer through soon enough.
-const SPAN_TIME: Duration = Duration::from_millis(45);
+/// The same where a trace has told what will be read, until no read at all has come for so long: a job that is
+/// busy with something else needs the processor more than what it will probably not read.
+const FILL_QUIET_TRACED: Duration = Duration::from_secs(10);
+/// How often chunks that were lost on their way are asked for again by a fill.
+const MAX_ROUNDS: u32 = 6;
 
 /// Why a span is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +46,8 @@ pub(super) enum Class {
     Demand,
     /// A read waits, and the last answer had wrong bytes.
     Again,
+    /// A read waits, and what was asked for is late.
+    Late,
     /// It will probably be read soon.
     Ahead,
     /// It may be read.
@@ -50,7 +56,11 @@ pub(super) enum Class {
 
 impl Class {
     pub(super) fn is_demand(self) -> bool {
-        matches!(self, Self::Demand | Self::Again)
+        matches!(self, Self::Demand | Self::Again | Self::Late)
+    }
+
+    pub(super) fn is_fill(self) -> bool {
+        self == Self::Fill
     }
 }
 
@@ -74,17 +84,33 @@ pub(super) struct Queue {
     sweeps: Vec<Sweep>,
     references: VecDeque<Sweep>,
     known_paths: HashSet<ChunkId>,
-    fill: Option<ChunkId>,
+    everything: Everything,
+    /// Whether all of it is wanted as fast as it can be had.
+    full: bool,
+    /// When a trace told last what will be read.
+    traced_at: Option<Instant>,
     in_flight: HashSet<ChunkId>,
+    /// Asked for in a range of which the part with this chunk has not begun to come.
+    promised: HashSet<ChunkId>,
     active_ahead: usize,
     active_fill: usize,
-    ahead_bytes: u64,
-    span_bytes: u64,
+    pub(super) pace: Pace,
+    pub(super) lateness: Lateness,
     last_miss: Option<Instant>,
-    fill_not_before: Option<Instant>,
     ahead_not_before: Option<Instant>,
     ahead_failures: u32,
     pub(super) stopped: bool,
+}
+
+/// A walk over all chunks.
+#[derive(Debug, Default)]
+struct Everything {
+    next: ChunkId,
+    /// Chunks of ranges that failed behind the walk.
+    lost: Vec<ChunkId>,
+    /// Those of them that are asked for again.
+    again: VecDeque<ChunkId>,
+    rounds: u32,
 }
 
 /// The answer to "what is next?".
@@ -106,14 +132,16 @@ impl Queue {
             sweeps: Vec::new(),
             references: VecDeque::new(),
             known_paths: HashSet::new(),
-            fill: config.fill.then_some(0),
+            everything: Everything::default(),
+            full: false,
+            traced_at: None,
             in_flight: HashSet::new(),
+            promised: HashSet::new(),
             active_ahead: 0,
             active_fill: 0,
-            ahead_bytes: 0,
-            span_bytes: 512 << 10,
+            pace: Pace::new(config.connections * 3 / 4, config.rate),
+            lateness: Lateness::default(),
             last_miss: None,
-            fill_not_before: None,
             ahead_not_before: None,
             ahead_failures: 0,
             stopped: false,
@@ -126,7 +154,24 @@ impl Queue {
 
     /// Whether no request is in flight, and none of their answers is being dealt with.
     pub(super) fn is_idle(&self) -> bool {
-        self.in_flight.is_empty()
+        self.in_flight.is_empty() && self.active_ahead + self.active_fill == 0
+    }
+
+    /// Whether all chunks are in the cache, or were asked for as often as they may be. Gives those that were lost.
+    pub(super) fn is_complete(&self, map: &dyn ChunkMap) -> Option<Vec<ChunkId>> {
+        let walked = self.everything.next >= map.count();
+        let over = self.everything.lost.is_empty() || self.everything.rounds >= MAX_ROUNDS;
+        (walked && over && self.everything.again.is_empty() && self.is_idle())
+            .then(|| self.everything.lost.clone())
+    }
+
+    /// Everything is wanted as fast as it can be had. Says whether that is new.
+    pub(super) fn want_all(&mut self) -> bool {
+        let new = !self.full;
+        if new {
+            (self.full, self.everything) = (true, Everything::default());
+        }
+        new
     }
 
     /// A read waits for this chunk: ask for it, unless it is asked for.
@@ -139,11 +184,13 @@ impl Queue {
 
     /// A read waits too long for what was asked for: ask a second time.
     pub(super) fn hedge(&mut self, id: ChunkId) {
-        self.in_flight.remove(&id);
-        self.demand.push_back((id, Class::Demand));
+        self.demand.push_back((id, Class::Late));
     }
 
     pub(super) fn add_trace(&mut self, ordered: Ordered) {
+        if !ordered.ids.is_empty() {
+            self.traced_at = Some(Instant::now());
+        }
         self.trace.extend(ordered.ids);
         self.trace_gap = self.trace_gap.max(ordered.gap);
     }
@@ -181,7 +228,17 @@ impl Queue {
     }
 
     /// Chooses the next request and counts it as in flight.
-    pub(super) fn next(&mut self, map: &dyn ChunkMap, store: &ChunkStore, config: &Config) -> Next {
+    ///
+    /// `last_read` is when a read last came, whether it missed or not. Other mounts of the node come first where
+    /// their reads wait.
+    pub(super) fn next(
+        &mut self,
+        map: &dyn ChunkMap,
+        store: &ChunkStore,
+        config: &Config,
+        last_read: Option<Instant>,
+        node: &Node,
+    ) -> Next {
         if self.stopped {
             return Next::Stop;
         }
@@ -190,58 +247,81 @@ impl Queue {
         }
         let now = Instant::now();
         if let Some(until) = self.ahead_not_before.filter(|until| *until > now) {
-            return Next::Wait(self.has_ahead().then_some(until));
+            return Next::Wait(Some(until));
         }
-        if !store.keeps() {
-            // What is fetched ahead would be thrown away.
+        if !store.keeps() || (config.metered && !self.full) {
+            // What is fetched ahead would be thrown away, or cost too much.
             return Next::Wait(None);
         }
-        let room = self.ahead_bytes < AHEAD_BYTES;
-        if room
-            && self.active_ahead < (config.connections * 3 / 4).max(1)
+        let others_wait = node.others_missed().filter(|ago| *ago < FILL_QUIET);
+        let streams = if others_wait.is_some() { 1 } else { self.pace.streams() };
+        if self.active_ahead < streams
             && let Some(span) = self.next_ahead(map, store)
         {
             return Next::Job(self.start(Job { class: Class::Ahead, span }));
         }
-        if self.fill.is_none() || self.active_ahead > 0 || self.has_ahead() {
+        if !config.fill || self.full || self.active_ahead > 0 || self.has_ahead() {
             return Next::Wait(None);
         }
-        if !room || self.active_fill >= (config.connections / 4).max(1) {
+        if self.active_fill >= self.pace.streams().min(config.connections / 4).max(1) {
             return Next::Wait(None);
         }
-        let quiet = self.last_miss.map(|last| last + FILL_QUIET);
-        if let Some(until) = quiet.max(self.fill_not_before).filter(|until| *until > now) {
+        let quiet = if self.traced_at.is_some() {
+            last_read.max(self.traced_at).map(|last| last + FILL_QUIET_TRACED)
+        } else {
+            self.last_miss.map(|last| last + FILL_QUIET)
+        };
+        let quiet = quiet.max(others_wait.map(|ago| now + FILL_QUIET.saturating_sub(ago)));
+        if let Some(until) = quiet.filter(|until| *until > now) {
             return Next::Wait(Some(until));
         }
-        match self.next_fill(map, store) {
-            Some(span) => {
-                if let Some(rate) = config.fill_rate {
-                    let pause = Duration::from_secs_f64(span.bytes() as f64 / rate.get() as f64);
-                    self.fill_not_before = Some(now + pause);
-                }
-                Next::Job(self.start(Job { class: Class::Fill, span }))
-            }
+        match self.next_of_all(map, store) {
+            Some(span) => Next::Job(self.start(Job { class: Class::Fill, span })),
             None => Next::Wait(None),
         }
     }
 
     fn start(&mut self, job: Job) -> Job {
-        self.in_flight.extend(&job.span.ids);
         match job.class {
-            Class::Demand | Class::Again => {}
-            Class::Ahead => self.active_ahead += 1,
-            Class::Fill => self.active_fill += 1,
-        }
-        if !job.class.is_demand() {
-            self.ahead_bytes += job.span.bytes();
+            Class::Demand | Class::Again | Class::Late => self.in_flight.extend(&job.span.ids),
+            Class::Ahead => {
+                self.active_ahead += 1;
+                self.promised.extend(&job.span.ids);
+            }
+            Class::Fill => {
+                self.active_fill += 1;
+                self.promised.extend(&job.span.ids);
+            }
         }
         job
+    }
+
+    /// A part of a range begins to come.
+    pub(super) fn arrives(&mut self, part: &Span) {
+        for id in &part.ids {
+            self.promised.remove(id);
+            self.in_flight.insert(*id);
+        }
+    }
+
+    /// A range that was fetched ahead has come or failed; its parts may still be decoded.
+    pub(super) fn ended(&mut self, class: Class) {
+        match class {
+            Class::Demand | Class::Again | Class::Late => {}
+            Class::Ahead => self.active_ahead -= 1,
+            Class::Fill => self.active_fill -= 1,
+        }
+    }
+
+    /// How many ranges are fetched ahead now.
+    pub(super) fn active(&self) -> usize {
+        self.active_ahead + self.active_fill
     }
 
     fn next_demand(&mut self, map: &dyn ChunkMap, store: &ChunkStore) -> Option<Job> {
         while let Some((id, class)) = self.demand.pop_front() {
             let waited_for = self.waiting.contains_key(&id);
-            if class == Class::Again && waited_for {
+            if matches!(class, Class::Again | Class::Late) && waited_for {
                 if let Some(span) = Span::single(map, id) {
                     return Some(Job { class, span });
                 }
@@ -250,7 +330,7 @@ impl Queue {
                 let alone = self.failures.contains_key(&id);
                 let target = if alone || !store.keeps() { 0 } else { DEMAND_SPAN };
                 let limit = map.surroundings(id).end;
-                let wanted = |id| self.wanted(map, store, id);
+                let wanted = |id| self.missing(map, store, id);
                 let span = plan::forward(map, id, limit, target, wanted);
                 if let Some(span) = span {
                     return Some(Job { class, span });
@@ -267,7 +347,7 @@ impl Queue {
     }
 
     fn next_ahead(&mut self, map: &dyn ChunkMap, store: &ChunkStore) -> Option<Span> {
-        let target = self.span_bytes;
+        let target = self.pace.span();
         let mut trace = std::mem::take(&mut self.trace);
         let gap = self.trace_gap;
         let span = plan::from_list(map, &mut trace, target, gap, |id| self.wanted(map, store, id));
@@ -291,35 +371,68 @@ impl Queue {
                 return span;
             }
         }
-        None
+        if self.full { self.next_of_all(map, store) } else { None }
     }
 
-    fn next_fill(&mut self, map: &dyn ChunkMap, store: &ChunkStore) -> Option<Span> {
+    /// The next range of the walk over everything.
+    fn next_of_all(&mut self, map: &dyn ChunkMap, store: &ChunkStore) -> Option<Span> {
         // The map is empty while the index is on its way.
-        let from = self.fill.filter(|_| map.count() > 0)?;
-        let wanted = |id| self.wanted(map, store, id);
-        let first = (from..map.count()).find(|id| wanted(*id));
-        let span = first.and_then(|first| plan::forward(map, first, map.count(), self.span_bytes, wanted));
-        self.fill = span.as_ref().and_then(|span| span.ids.last()).map(|last| last + 1);
+        let count = map.count();
+        if count == 0 {
+            return None;
+        }
+        let target = self.pace.span();
+        let from = self.everything.next;
+        if from < count {
+            let wanted = |id| self.wanted(map, store, id);
+            let first = (from..count).find(|id| wanted(*id));
+            let span = first.and_then(|first| plan::forward(map, first, count, target, wanted));
+            self.everything.next =
+                span.as_ref().and_then(|span| span.ids.last()).map_or(count, |last| last + 1);
+            if span.is_some() {
+                return span;
+            }
+        }
+        if self.everything.again.is_empty()
+            && !self.everything.lost.is_empty()
+            && self.everything.rounds < MAX_ROUNDS
+            && self.active() == 0
+        {
+            self.everything.rounds += 1;
+            let mut lost = std::mem::take(&mut self.everything.lost);
+            lost.sort_unstable();
+            lost.dedup();
+            self.everything.again = lost.into();
+        }
+        let mut again = std::mem::take(&mut self.everything.again);
+        let span = plan::from_list(map, &mut again, target, plan::MAX_GAP, |id| self.wanted(map, store, id));
+        self.everything.again = again;
         span
     }
 
+    /// Neither here nor asked for.
     fn wanted(&self, map: &dyn ChunkMap, store: &ChunkStore, id: ChunkId) -> bool {
+        !self.promised.contains(&id) && self.missing(map, store, id)
+    }
+
+    /// Neither here nor about to come.
+    fn missing(&self, map: &dyn ChunkMap, store: &ChunkStore, id: ChunkId) -> bool {
         !self.in_flight(id) && map.chunk(id).is_some_and(|place| !store.contains(&place.digest))
     }
 
-    /// The source answered: learns from the time that it took.
-    pub(super) fn answered(&mut self, class: Class, bytes: u64, took: Duration) {
-        if class == Class::Ahead {
-            let rate = bytes as f64 / took.as_secs_f64().max(1e-6);
-            #[expect(clippy::cast_possible_truncation, reason = "a float that is out of range saturates")]
-            let fitting = (rate * SPAN_TIME.as_secs_f64()) as u64;
-            let smoothed = (self.span_bytes * 3 + fitting.clamp(*SPAN_BYTES.start(), *SPAN_BYTES.end())) / 4;
-            self.span_bytes = smoothed;
-        }
-        if !class.is_demand() {
-            self.ahead_failures = 0;
-        }
+    /// The source answered what a read waits for.
+    pub(super) fn answered(&mut self, took: Duration) {
+        self.lateness.answered(took);
+    }
+
+    /// The source gave something that nobody waits for.
+    pub(super) fn recover(&mut self) {
+        self.ahead_failures = 0;
+    }
+
+    /// Chunks that were fetched ahead have not come, or not as they must be.
+    pub(super) fn lose(&mut self, ids: &[ChunkId]) {
+        self.everything.lost.extend(ids);
     }
 
     /// The source failed for something that nobody waits for: leave it alone for a while.
@@ -329,18 +442,11 @@ impl Queue {
         self.ahead_not_before = Some(Instant::now() + pause);
     }
 
-    /// A request is done with, its chunks kept or lost. Gives the reads that still wait for one of them.
-    pub(super) fn finish(&mut self, job: &Job) {
-        for id in &job.span.ids {
+    /// A request, or a part of one, is done with, its chunks kept or lost.
+    pub(super) fn finish(&mut self, span: &Span) {
+        for id in &span.ids {
             self.in_flight.remove(id);
-        }
-        match job.class {
-            Class::Demand | Class::Again => {}
-            Class::Ahead => self.active_ahead -= 1,
-            Class::Fill => self.active_fill -= 1,
-        }
-        if !job.class.is_demand() {
-            self.ahead_bytes -= job.span.bytes();
+            self.promised.remove(id);
         }
     }
 }

@@ -114,7 +114,11 @@ fn quiet() -> Config {
 fn bench(library: Library, config: Config, behaviour: Behaviour) -> Bench {
     let cache = tempfile::tempdir().unwrap();
     let counters = Arc::new(Counters::default());
-    let store = StoreConfig { directory: Some(cache.path().to_owned()), ..StoreConfig::default() };
+    let store = StoreConfig {
+        directory: Some(cache.path().to_owned()),
+        keep_free: Some(0),
+        ..StoreConfig::default()
+    };
     let store = Arc::new(ChunkStore::open(store, Arc::clone(&counters)).unwrap());
     let library = Arc::new(library);
     let source = Arc::new(Scripted {

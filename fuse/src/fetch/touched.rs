@@ -37,18 +37,19 @@ impl Record {
         Self { seen: OnceLock::new(), order: Mutex::new(order) }
     }
 
-    /// Notes that a read has got these chunks, or will.
-    pub(super) fn note(&self, map: &dyn ChunkMap, ids: Range<ChunkId>) {
+    /// Notes that a read has got these chunks, or will. Gives the compressed bytes of those that are new.
+    pub(super) fn note(&self, map: &dyn ChunkMap, ids: Range<ChunkId>) -> u64 {
         if ids.is_empty() {
-            return;
+            return 0;
         }
+        let mut fresh = 0;
         // The index is there when something is read, so that the count is final.
         let seen = self.seen.get_or_init(|| {
             let words = (map.count() as usize).div_ceil(64);
             (0..words).map(|_| AtomicU64::new(0)).collect()
         });
         for chunk in ids {
-            let Some(word) = seen.get(chunk as usize / 64) else { return };
+            let Some(word) = seen.get(chunk as usize / 64) else { return fresh };
             let bit = 1 << (chunk % 64);
             if word.load(Ordering::Relaxed) & bit != 0 {
                 continue;
@@ -58,8 +59,10 @@ impl Record {
             if word.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
                 let at_ms = u32::try_from(order.began.elapsed().as_millis()).unwrap_or(u32::MAX);
                 order.touched.push(Touched { chunk, at_ms });
+                fresh += map.chunk(chunk).map_or(0, |place| u64::from(place.blob_len));
             }
         }
+        fresh
     }
 
     /// What was read so far.

@@ -1,13 +1,13 @@
 //! A read that waits for chunks, and its answer.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::FetchError;
 use super::map::ChunkId;
 use crate::stats::{Counters, add, add_micros};
 use crate::store::{Chunk, Verified};
+use crate::sync::{Mutex, PoisonError};
 
 /// Is called once, from any thread, with all the chunks in order or with the first error.
 pub type Done = Box<dyn FnOnce(Result<Vec<Verified<Chunk>>, FetchError>) + Send>;
@@ -17,7 +17,7 @@ pub(super) struct Waiter {
     pub(super) first: ChunkId,
     pub(super) deadline: Instant,
     pub(super) since: Instant,
-    hedged: AtomicBool,
+    asked_again: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -37,7 +37,7 @@ impl Waiter {
     ) -> Self {
         let missing = slots.iter().filter(|slot| slot.is_none()).count();
         let inner = Mutex::new(Inner { slots, missing, done: Some(done) });
-        Self { first, deadline, since: Instant::now(), hedged: AtomicBool::new(false), inner }
+        Self { first, deadline, since: Instant::now(), asked_again: AtomicBool::new(false), inner }
     }
 
     /// The ids that are missing now.
@@ -74,9 +74,14 @@ impl Waiter {
         }
     }
 
-    /// Whether the read has waited so long that its chunks should be asked for a second time. Says so once.
-    pub(super) fn hedge_due(&self, now: Instant, after: Duration) -> bool {
-        now.saturating_duration_since(self.since) >= after && !self.hedged.swap(true, Ordering::Relaxed)
+    /// Whether the read has waited for longer than `after`, and its chunks were not asked for a second time.
+    pub(super) fn is_late(&self, now: Instant, after: Duration) -> bool {
+        now.saturating_duration_since(self.since) >= after && !self.asked_again.load(Ordering::Relaxed)
+    }
+
+    /// Its chunks are asked for a second time.
+    pub(super) fn ask_again(&self) {
+        self.asked_again.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn answered(&self) -> bool {

@@ -1,60 +1,68 @@
 //! The threads of a fetcher: connections that wait for the network, decoders that use the processor, and a
 //! watch over the reads that wait.
 
-use std::io;
+use std::io::{self, Read};
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
 use seed_format::Chain;
 
+use super::inbox::Decoder;
 use super::map::{ChunkId, ChunkPlace};
+use super::node::Budget;
+use super::plan::Span;
 use super::queue::{Class, Job, Next};
-use super::{FetchError, Shared};
+use super::waiter::Waiter;
+use super::{Config, FetchError, Shared};
 use crate::source::SourceError;
 use crate::stats::add;
 use crate::store::{Chunk, MAX_CHUNK, Mismatch, Verified};
+use crate::sync::{PoisonError, thread};
 
 /// Uncompressed bytes that are verified, written to the cache and handed out together.
 const BATCH_BYTES: usize = 1 << 20;
 /// Times that a chunk is asked for while a read waits for it.
 const MAX_ATTEMPTS: u32 = 3;
+/// Half of the pause before a chunk is asked for again that could not be had; each next one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// How exactly deadlines are kept.
 const TICK: Duration = Duration::from_millis(100);
+/// The same where answers come fast, so that what is late is soon seen to be.
+const SHORTEST_TICK: Duration = Duration::from_millis(10);
 /// Priority of the thread that decodes what nobody waits for: the build has the processor first.
 const FILL_NICENESS: i32 = 19;
 /// Enough for the deepest call, which is the transport's TLS.
 const STACK: usize = 1 << 20;
 
-/// A range that came, or did not.
-struct Fetched {
-    job: Job,
+/// Compressed bytes of a range that are decoded together while the rest of it comes.
+const PART: u64 = 512 << 10;
+/// Slowest range fetched ahead that is not given up, in bytes a second.
+const LEAST_RATE: u64 = 32 << 10;
+
+/// A range, or a part of one, that came, or did not.
+pub(super) struct Fetched {
+    pub(super) job: Job,
     answer: Result<Vec<u8>, SourceError>,
 }
 
 /// Starts all threads. They end when the queue is stopped.
 pub(super) fn start(shared: &Arc<Shared>) -> io::Result<()> {
-    let demand = unbounded();
-    let ahead = unbounded();
-    let fill = unbounded();
     for number in 0..shared.config.connections.max(1) {
         let shared = Arc::clone(shared);
-        let (demand, ahead, fill) = (demand.0.clone(), ahead.0.clone(), fill.0.clone());
-        spawn(format!("connection-{number}"), move || connection(&shared, &demand, &ahead, &fill))?;
+        spawn(format!("connection-{number}"), move || connection(&shared))?;
     }
-    let decoders = thread::available_parallelism().map_or(1, |n| n.get().min(4));
+    let decoders = std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
     for number in 0..decoders {
         let shared = Arc::clone(shared);
-        let (demand, ahead) = (demand.1.clone(), ahead.1.clone());
-        spawn(format!("decode-{number}"), move || decode_urgent(&shared, &demand, &ahead))?;
+        spawn(format!("decode-{number}"), move || decode_urgent(&shared))?;
     }
     let filler = Arc::clone(shared);
     spawn("decode-fill".into(), move || {
         // Refused only by policies that forbid any change of priority; then the fill competes.
         let _ = rustix::process::nice(FILL_NICENESS);
-        while let Ok(fetched) = fill.1.recv() {
-            decode(&filler, fetched, &|| ());
+        let mut scratch = Scratch::default();
+        while let Some(fetched) = filler.inbox.take(Decoder::Fill) {
+            decode(&filler, fetched, &mut scratch, &mut |_| ());
         }
     })?;
     let watched = Arc::clone(shared);
@@ -65,16 +73,16 @@ fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name).stack_size(STACK).spawn(run).map(drop)
 }
 
-fn connection(shared: &Shared, demand: &Sender<Fetched>, ahead: &Sender<Fetched>, fill: &Sender<Fetched>) {
+fn connection(shared: &Shared) {
     while let Some(job) = next_job(shared) {
-        let answer = ask(shared, &job);
-        let decoders = match job.class {
-            Class::Demand | Class::Again => demand,
-            Class::Ahead => ahead,
-            Class::Fill => fill,
-        };
-        if decoders.send(Fetched { job, answer }).is_err() {
-            return;
+        if job.class.is_demand() {
+            let answer = ask(shared, &job);
+            shared.inbox.put(Fetched { job, answer });
+        } else {
+            keep_to_rates(shared, &job);
+            take_in(shared, &job);
+            shared.lock().ended(job.class);
+            shared.work.notify_all();
         }
     }
 }
@@ -82,27 +90,35 @@ fn connection(shared: &Shared, demand: &Sender<Fetched>, ahead: &Sender<Fetched>
 fn next_job(shared: &Shared) -> Option<Job> {
     let mut queue = shared.lock();
     loop {
-        queue = match queue.next(&*shared.map, &shared.store, &shared.config) {
-            Next::Job(job) => return Some(job),
-            Next::Stop => return None,
-            Next::Wait(None) => shared.work.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner),
-            Next::Wait(Some(until)) => {
-                let time = until.saturating_duration_since(Instant::now());
-                let woken = shared.work.wait_timeout(queue, time);
-                woken.unwrap_or_else(std::sync::PoisonError::into_inner).0
-            }
-        };
+        queue =
+            match queue.next(&*shared.map, &shared.store, &shared.config, shared.last_read(), &shared.node) {
+                Next::Job(job) => return Some(job),
+                Next::Stop => return None,
+                Next::Wait(None) => shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                Next::Wait(Some(until)) => {
+                    let time = until.saturating_duration_since(Instant::now());
+                    let woken = shared.work.wait_timeout(queue, time);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
     }
 }
 
+/// Asks for what a read waits for.
 fn ask(shared: &Shared, job: &Job) -> Result<Vec<u8>, SourceError> {
     let span = &job.span;
+    let failures = span.ids.iter().filter_map(|id| shared.lock().failures.get(id).copied()).max();
+    if let Some(failures) = failures {
+        // A source that fails at once is not asked without a pause.
+        thread::sleep(FIRST_PAUSE.saturating_mul(1 << failures.min(5)));
+    }
     let layer = shared.map.layer(span.layer).ok_or(SourceError::Length { wanted: span.bytes(), got: 0 })?;
     add(&shared.counters.requests, 1);
     let begin = Instant::now();
     let deadline = begin + shared.config.read_deadline;
     let answer = match job.class {
         Class::Again => shared.source.read_elsewhere(&layer, span.blob.clone(), deadline),
+        Class::Late => shared.source.read_beside(&layer, span.blob.clone(), deadline),
         _ => shared.source.read(&layer, span.blob.clone(), deadline),
     };
     let bytes = answer?;
@@ -110,40 +126,132 @@ fn ask(shared: &Shared, job: &Job) -> Result<Vec<u8>, SourceError> {
         return Err(SourceError::Length { wanted: span.bytes(), got: bytes.len() as u64 });
     }
     add(&shared.counters.bytes_fetched, span.bytes());
-    shared.lock().answered(job.class, span.bytes(), begin.elapsed());
+    shared.lock().answered(begin.elapsed());
     Ok(bytes)
 }
 
-/// Decodes what reads wait for, and what is fetched ahead while none do.
-fn decode_urgent(shared: &Shared, demand: &Receiver<Fetched>, ahead: &Receiver<Fetched>) {
+/// Waits until the limits of the node allow what no read waits for.
+fn keep_to_rates(shared: &Shared, job: &Job) {
+    let Config { rate, fill_rate, .. } = &shared.config;
+    let fill_rate = fill_rate.filter(|_| job.class.is_fill());
+    let waits = [(Budget::Ahead, *rate), (Budget::Fill, fill_rate)];
+    let waits = waits.into_iter().filter_map(|(budget, rate)| Some((budget, rate?)));
+    let wait = waits.map(|(budget, rate)| shared.node.take(budget, job.span.bytes(), rate)).max();
+    let until = Instant::now() + wait.unwrap_or_default();
+    let mut queue = shared.lock();
     loop {
-        let fetched = demand.try_recv().or_else(|_| {
-            crossbeam_channel::select_biased! {
-                recv(demand) -> fetched => fetched,
-                recv(ahead) -> fetched => fetched,
-            }
-        });
-        let urgent_first = || {
-            while let Ok(urgent) = demand.try_recv() {
-                decode(shared, urgent, &|| ());
-            }
-        };
-        match fetched {
-            Ok(fetched) => decode(shared, fetched, &urgent_first),
-            Err(_) => return,
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() || queue.stopped {
+            return;
         }
+        queue = shared.work.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
     }
 }
 
+/// Asks for a range that no read waits for, and hands over its parts while they come.
+fn take_in(shared: &Shared, job: &Job) {
+    let parts = job.span.parts(&*shared.map, PART);
+    let mut came = 0;
+    if let Err(error) = stream(shared, job, &parts, &mut came) {
+        // All that has not come has failed for one reason.
+        let rest = parts[came..].iter().flat_map(|part| part.ids.iter().copied()).collect();
+        let span = Span { layer: job.span.layer, blob: job.span.blob.clone(), ids: rest };
+        shared.inbox.put(Fetched { job: Job { class: job.class, span }, answer: Err(error) });
+    }
+}
+
+fn stream(shared: &Shared, job: &Job, parts: &[Span], came: &mut usize) -> Result<(), SourceError> {
+    let Job { class, span } = job;
+    let layer = shared.map.layer(span.layer).ok_or(SourceError::Length { wanted: span.bytes(), got: 0 })?;
+    add(&shared.counters.requests, 1);
+    let begin = Instant::now();
+    let deadline = begin + shared.config.read_deadline + Duration::from_secs(span.bytes() / LEAST_RATE);
+    let mut source = shared.source.stream(&layer, span.blob.clone(), deadline)?;
+    let mut at = span.blob.start;
+    // Time in which bytes waited for a processor is not the link's.
+    let (mut first_byte, mut waited) = (None, Duration::ZERO);
+    for part in parts {
+        let mut bytes = shared.spare_buffer();
+        let gap = part.blob.start.saturating_sub(at);
+        skip(&mut source, gap, span)?;
+        shared.lock().arrives(part);
+        bytes.resize(usize::try_from(part.bytes()).unwrap_or(usize::MAX), 0);
+        source.read_exact(&mut bytes).map_err(|error| cut_short(error, span))?;
+        first_byte.get_or_insert_with(|| begin.elapsed());
+        add(&shared.counters.bytes_fetched, gap + part.bytes());
+        at = part.blob.end;
+        *came += 1;
+        let put = Instant::now();
+        let part = Job { class: *class, span: part.clone() };
+        let size = part.span.bytes();
+        let choked = shared.inbox.put(Fetched { job: part, answer: Ok(bytes) });
+        waited += put.elapsed();
+        let mut queue = shared.lock();
+        let active = queue.active();
+        queue.pace.received(Instant::now(), size, choked, active);
+        queue.recover();
+    }
+    // The end is read too, so that the connection can be used again.
+    match source.read(&mut [0]) {
+        Ok(0) => {}
+        Ok(_) => return Err(SourceError::Length { wanted: span.bytes(), got: span.bytes() + 1 }),
+        Err(error) => return Err(cut_short(error, span)),
+    }
+    let took = begin.elapsed().saturating_sub(waited);
+    shared.lock().pace.ended(span.bytes(), first_byte.unwrap_or(took), took);
+    Ok(())
+}
+
+fn skip(source: &mut dyn Read, gap: u64, span: &Span) -> Result<(), SourceError> {
+    let skipped = io::copy(&mut source.take(gap), &mut io::sink()).map_err(|error| cut_short(error, span))?;
+    if skipped == gap { Ok(()) } else { Err(SourceError::Length { wanted: span.bytes(), got: skipped }) }
+}
+
+fn cut_short(error: io::Error, span: &Span) -> SourceError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => SourceError::Length { wanted: span.bytes(), got: 0 },
+        _ => SourceError::Transport(Box::new(error)),
+    }
+}
+
+/// Decodes what reads wait for, and what is fetched ahead while none do.
+fn decode_urgent(shared: &Shared) {
+    let (mut scratch, mut urgent_scratch) = (Scratch::default(), Scratch::default());
+    while let Some(fetched) = shared.inbox.take(Decoder::Urgent) {
+        decode(shared, fetched, &mut scratch, &mut |shared| {
+            while let Some(urgent) = shared.inbox.take_urgent() {
+                decode(shared, urgent, &mut urgent_scratch, &mut |_| ());
+            }
+        });
+    }
+}
+
+/// What one decoder uses again and again, so that memory is not asked for and given back for each batch.
+#[derive(Default)]
+struct Scratch {
+    decompressor: Option<zstd::bulk::Decompressor<'static>>,
+    buffer: Vec<u8>,
+}
+
 /// Deals with one answer; calls `between` after each batch of chunks.
-fn decode(shared: &Shared, Fetched { job, answer }: Fetched, between: &dyn Fn()) {
+fn decode(
+    shared: &Shared,
+    Fetched { job, answer }: Fetched,
+    scratch: &mut Scratch,
+    between: &mut dyn FnMut(&Shared),
+) {
     match answer {
-        Ok(bytes) => admit_all(shared, &job, &bytes, between),
+        Ok(bytes) => {
+            admit_all(shared, &job, &bytes, scratch, between);
+            if !job.class.is_demand() {
+                shared.give_back(bytes);
+            }
+        }
         Err(error) => source_failed(shared, &job, error),
     }
     let left = {
         let mut queue = shared.lock();
-        queue.finish(&job);
+        queue.finish(&job.span);
         let waited = |id: &&ChunkId| queue.waiting.contains_key(id);
         job.span.ids.iter().filter(waited).copied().collect::<Vec<_>>()
     };
@@ -174,30 +282,37 @@ enum Wrong {
 }
 
 /// Decompresses and verifies the chunks of a range, hands them out, and keeps them.
-fn admit_all(shared: &Shared, job: &Job, bytes: &[u8], between: &dyn Fn()) {
-    let mut decompressor = zstd::bulk::Decompressor::new();
+fn admit_all(
+    shared: &Shared,
+    job: &Job,
+    bytes: &[u8],
+    scratch: &mut Scratch,
+    between: &mut dyn FnMut(&Shared),
+) {
     // The first chunk of a read's own range is what it waits for: it does not wait for its neighbours too.
     let mut limit = if job.class.is_demand() { 0 } else { BATCH_BYTES };
-    let mut places = job.span.ids.iter().filter_map(|id| Some((*id, shared.map.chunk(*id)?))).peekable();
+    // Others may have brought some of it meanwhile.
+    let wanted = |id, place: &ChunkPlace| !shared.store.contains(&place.digest) || shared.is_waited_for(id);
+    let places = job.span.ids.iter().filter_map(|id| Some((*id, shared.map.chunk(*id)?)));
+    let mut places = places.filter(|(id, place)| wanted(*id, place)).peekable();
     while places.peek().is_some() {
         let mut batch = Vec::new();
-        let mut buffer = Vec::new();
+        let mut buffer = std::mem::take(&mut scratch.buffer);
+        let mut filled = 0;
         while let Some((id, place)) =
-            places.next_if(|(_, place)| batch.is_empty() || buffer.len() + place.len as usize <= limit)
+            places.next_if(|(_, place)| batch.is_empty() || filled + place.len as usize <= limit)
         {
-            let start = buffer.len();
-            let frame = frame_of(job, &place, bytes);
-            let inflated = match (&mut decompressor, frame) {
-                (Ok(decompressor), Some(frame)) => inflate(decompressor, frame, &place, &mut buffer),
-                (Err(error), _) => Err(error.to_string()),
-                (_, None) => Err("its frame lies outside of the range".to_owned()),
+            let inflated = match frame_of(job, &place, bytes) {
+                Some(frame) => inflate(&mut scratch.decompressor, frame, &place, &mut buffer, filled),
+                None => Err("its frame lies outside of the range".to_owned()),
             };
             match inflated {
-                Ok(()) => batch.push((id, place, start..buffer.len())),
-                Err(reason) => {
-                    buffer.truncate(start);
-                    mismatch(shared, job, id, &place, Wrong::Frame(reason));
+                Ok(()) => {
+                    let end = filled + place.len as usize;
+                    batch.push((id, place, filled..end));
+                    filled = end;
                 }
+                Err(reason) => mismatch(shared, job, id, &place, Wrong::Frame(reason)),
             }
         }
         let buffer = Arc::new(buffer);
@@ -213,8 +328,11 @@ fn admit_all(shared: &Shared, job: &Job, bytes: &[u8], between: &dyn Fn()) {
         }
         add(&shared.counters.chunks_fetched, admitted.len() as u64);
         shared.store.keep(&admitted);
+        drop(admitted);
+        // Unless a read still holds one of them.
+        scratch.buffer = Arc::try_unwrap(buffer).unwrap_or_default();
         limit = BATCH_BYTES;
-        between();
+        between(shared);
     }
 }
 
@@ -223,19 +341,27 @@ fn frame_of<'a>(job: &Job, place: &ChunkPlace, bytes: &'a [u8]) -> Option<&'a [u
     bytes.get(start..start.checked_add(place.blob_len as usize)?)
 }
 
-/// Appends the chunk to `buffer`: exactly as many bytes as the index says.
+/// Writes the chunk into `buffer` at `start`: exactly as many bytes as the index says. What is behind them is of
+/// no meaning.
 fn inflate(
-    decompressor: &mut zstd::bulk::Decompressor<'_>,
+    decompressor: &mut Option<zstd::bulk::Decompressor<'static>>,
     frame: &[u8],
     place: &ChunkPlace,
     buffer: &mut Vec<u8>,
+    start: usize,
 ) -> Result<(), String> {
     if place.len > MAX_CHUNK {
         return Err(format!("it has {} bytes, more than {MAX_CHUNK}", place.len));
     }
-    let start = buffer.len();
-    buffer.resize(start + place.len as usize, 0);
-    match decompressor.decompress_to_buffer(frame, &mut buffer[start..]) {
+    let decompressor = match decompressor {
+        Some(decompressor) => decompressor,
+        none => none.insert(zstd::bulk::Decompressor::new().map_err(|error| error.to_string())?),
+    };
+    let end = start + place.len as usize;
+    if buffer.len() < end {
+        buffer.resize(end, 0);
+    }
+    match decompressor.decompress_to_buffer(frame, &mut buffer[start..end]) {
         Ok(len) if len == place.len as usize => Ok(()),
         Ok(len) => Err(format!("it has {len} bytes, not {}", place.len)),
         Err(error) => Err(error.to_string()),
@@ -260,6 +386,8 @@ fn mismatch(shared: &Shared, job: &Job, id: ChunkId, place: &ChunkPlace, wrong: 
     if queue.waiting.contains_key(&id) {
         add(&shared.counters.retries, 1);
         queue.want(id, Class::Again);
+    } else {
+        queue.lose(&[id]);
     }
 }
 
@@ -272,6 +400,7 @@ fn source_failed(shared: &Shared, job: &Job, error: SourceError) {
         let mut queue = shared.lock();
         if !job.class.is_demand() {
             queue.back_off();
+            queue.lose(&job.span.ids);
         }
         for id in &job.span.ids {
             if !queue.waiting.contains_key(id) {
@@ -279,7 +408,9 @@ fn source_failed(shared: &Shared, job: &Job, error: SourceError) {
             }
             let failures = queue.failures.entry(*id).or_insert(0);
             *failures += 1;
-            if *failures >= MAX_ATTEMPTS {
+            // What may pass is waited for, as long as a read may.
+            let passing = matches!(*error, SourceError::Unavailable(_));
+            if *failures >= MAX_ATTEMPTS && !passing {
                 failed.push(*id);
             } else {
                 // `finish` follows and finds the reads that still wait: they are asked for again there.
@@ -302,29 +433,42 @@ fn watch(shared: &Shared) {
             return;
         }
         queue = if queue.waiting.is_empty() {
-            shared.waits.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner)
+            shared.waits.wait(queue).unwrap_or_else(PoisonError::into_inner)
         } else {
-            shared.waits.wait_timeout(queue, TICK).unwrap_or_else(std::sync::PoisonError::into_inner).0
+            let patience = queue.lateness.patience(shared.config.hedge_after);
+            let tick = (patience / 4).clamp(SHORTEST_TICK, TICK);
+            shared.waits.wait_timeout(queue, tick).unwrap_or_else(PoisonError::into_inner).0
         };
         let now = Instant::now();
+        let patience = queue.lateness.patience(shared.config.hedge_after);
         let mut late = Vec::new();
-        let mut slow = Vec::new();
+        let mut slow: Vec<Arc<Waiter>> = Vec::new();
         queue.waiting.retain(|id, waiters| {
             waiters.retain(|waiter| {
                 if waiter.deadline <= now {
                     late.push((*id, Arc::clone(waiter)));
-                } else if waiter.hedge_due(now, shared.config.hedge_after) {
-                    slow.extend(waiter.missing());
+                } else if waiter.is_late(now, patience) {
+                    slow.push(Arc::clone(waiter));
                 }
                 waiter.deadline > now && !waiter.answered()
             });
             !waiters.is_empty()
         });
-        for id in &slow {
-            queue.hedge(*id);
-            add(&shared.counters.retries, 1);
+        let mut again = false;
+        for waiter in slow {
+            // One that waited for very long is asked for again, whatever that costs.
+            let long = now.saturating_duration_since(waiter.since) >= shared.config.hedge_after;
+            // Several chunks of a read: it is here more than once.
+            if waiter.is_late(now, patience) && (queue.lateness.may_ask_again() || long) {
+                waiter.ask_again();
+                for id in waiter.missing() {
+                    queue.hedge(id);
+                    add(&shared.counters.hedges, 1);
+                }
+                again = true;
+            }
         }
-        if late.is_empty() && slow.is_empty() {
+        if late.is_empty() && !again {
             continue;
         }
         drop(queue);

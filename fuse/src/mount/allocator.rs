@@ -8,8 +8,9 @@ pub(super) fn bound_allocator() {
     // SAFETY: mallopt only sets parameters of the allocator; these are documented in mallopt(3).
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 2);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 20);
+        // Above the size of a chunk: each of them mapped and unmapped anew cost more than to hash it.
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 4 << 20);
     }
 }
 

@@ -27,6 +27,10 @@ pub struct OpenOptions {
     pub cache: Option<PathBuf>,
     /// Bytes that the chunk cache may take on disk.
     pub cache_limit: u64,
+    /// Bytes that stay free on the cache's disk; `None` for the usual reserve.
+    pub keep_free: Option<u64>,
+    /// Further caches, which are only read.
+    pub read_also: Vec<PathBuf>,
     /// Bytes of uncompressed chunks kept in memory.
     pub memory: usize,
     /// How bytes are fetched.
@@ -38,10 +42,12 @@ pub struct OpenOptions {
 impl Default for OpenOptions {
     /// No cache directory; the limits of [`StoreConfig`] and [`fetch::Config`]; all traces.
     fn default() -> Self {
-        let StoreConfig { limit, memory, .. } = StoreConfig::default();
+        let StoreConfig { limit, keep_free, read_also, memory, .. } = StoreConfig::default();
         Self {
             cache: None,
             cache_limit: limit,
+            keep_free,
+            read_also,
             memory,
             fetch: fetch::Config::default(),
             trace: TraceChoice::All,
@@ -125,10 +131,13 @@ pub fn open_seed(
     let store = StoreConfig {
         directory: options.cache.as_ref().map(|cache| cache.join("chunks")),
         limit: options.cache_limit,
+        keep_free: options.keep_free,
+        read_also: options.read_also.iter().map(|cache| cache.join("chunks")).collect(),
         memory: options.memory,
     };
     let store = Arc::new(ChunkStore::open(store, Arc::clone(&counters))?);
     let mut fetch = options.fetch.clone();
+    fetch.node.clone_from(&options.cache);
     let whole = index.virtual_size()?;
     if fetch.fill && whole > options.cache_limit / 4 * 3 {
         tracing::info!(

@@ -5,6 +5,7 @@
 
 mod memory;
 mod segment;
+mod space;
 mod verified;
 
 use std::collections::HashMap;
@@ -38,6 +39,9 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(10);
 /// Shortest time between two looks for what other processes have cached.
 const REFRESH_EVERY: Duration = Duration::from_millis(250);
 
+/// Number of the directory that is written to, among those that are read.
+const OWN: usize = 0;
+
 /// Where the cache is and how much it may hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreConfig {
@@ -45,14 +49,20 @@ pub struct StoreConfig {
     pub directory: Option<PathBuf>,
     /// Bytes on disk for all processes that share the directory. The least recently used segments go first.
     pub limit: u64,
+    /// Bytes that stay free on the disk of the directory; `None` for one in twenty, but one GiB at least
+    /// and four at most, and never more than a quarter.
+    pub keep_free: Option<u64>,
+    /// Further cache directories, which are read as they are and never written to. What is found in them is hashed
+    /// like everything.
+    pub read_also: Vec<PathBuf>,
     /// Bytes of uncompressed chunks kept in this process.
     pub memory: usize,
 }
 
 impl Default for StoreConfig {
-    /// No directory, 20 GiB, 16 MiB.
+    /// No directory, 20 GiB, the usual reserve, nothing else to read, 16 MiB.
     fn default() -> Self {
-        Self { directory: None, limit: 20 << 30, memory: 16 << 20 }
+        Self { directory: None, limit: 20 << 30, keep_free: None, read_also: Vec::new(), memory: 16 << 20 }
     }
 }
 
@@ -99,7 +109,8 @@ pub struct ChunkStore {
 struct Catalog {
     chunks: HashMap<u128, Location>,
     segments: HashMap<u32, Arc<Segment>>,
-    names: HashMap<OsString, Known>,
+    /// Segments by their directory (0 is the one that is written to, the others those that are only read) and name.
+    names: HashMap<(usize, OsString), Known>,
     next_id: u32,
     refreshed: Option<Instant>,
 }
@@ -146,7 +157,13 @@ impl ChunkStore {
             if !directory.is_dir() {
                 DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
             }
-            write(&store.catalog).refresh(directory).map_err(failed)?;
+            write(&store.catalog).refresh(OWN, directory).map_err(failed)?;
+        }
+        for (number, directory) in store.config.read_also.iter().enumerate() {
+            if let Err(error) = write(&store.catalog).refresh(number + 1, directory) {
+                let directory = directory.display();
+                tracing::warn!(%directory, %error, "a cache that is to be read from cannot be");
+            }
         }
         Ok(store)
     }
@@ -252,18 +269,24 @@ impl ChunkStore {
     fn append(&self, writer: &mut Writer, directory: &Path, chunks: &[(Digest, &[u8])]) -> io::Result<()> {
         let size: u64 = chunks.iter().map(|(_, bytes)| bytes.len() as u64).sum();
         let roll = SEGMENT_BYTES.min(self.config.limit / 8);
-        if writer.appender.as_ref().is_some_and(|(_, appender)| appender.len() >= roll) {
+        // A cache may be deleted at any time: what would be written to a deleted file helps nobody.
+        let over = |appender: &Appender| appender.len() >= roll || appender.is_deleted();
+        if writer.appender.as_ref().is_some_and(|(_, appender)| over(appender)) {
             writer.appender = None;
         }
         writer.since_listing += size;
-        if writer.appender.is_none() || writer.since_listing >= roll {
+        if writer.appender.is_none() && !directory.is_dir() {
+            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        }
+        let lacking = space::lacking(directory, self.config.keep_free, size)?;
+        if writer.appender.is_none() || writer.since_listing >= roll || lacking > 0 {
             writer.since_listing = 0;
-            self.make_room(directory, size)?;
+            self.make_room(directory, size, lacking)?;
         }
         if writer.appender.is_none() {
             let appender = Appender::create(directory, writer.next_name())?;
             let segment = Segment::open(directory, &appender.name)?;
-            let id = write(&self.catalog).add_segment(appender.name.clone(), segment, u64::MAX);
+            let id = write(&self.catalog).add_segment((OWN, appender.name.clone()), segment, u64::MAX);
             writer.appender = Some((id, appender));
         }
         let Some((id, appender)) = &mut writer.appender else { return Ok(()) };
@@ -275,14 +298,27 @@ impl ChunkStore {
         Ok(())
     }
 
-    /// Evicts old segments until `size` more bytes are within the limit.
-    fn make_room(&self, directory: &Path, size: u64) -> io::Result<()> {
-        let report = collect_garbage(directory, self.config.limit.saturating_sub(size))?;
+    /// Evicts old segments until `size` more bytes are within the limit, and `lacking` bytes have become free.
+    fn make_room(&self, directory: &Path, size: u64, lacking: u64) -> io::Result<()> {
+        let limit = self.config.limit.saturating_sub(size);
+        let mut report = collect_garbage(directory, limit)?;
+        let still = lacking.saturating_sub(report.freed);
+        if still > 0 {
+            let more = collect_garbage(directory, report.left.saturating_sub(still))?;
+            report = GcReport {
+                removed: report.removed + more.removed,
+                freed: report.freed + more.freed,
+                left: more.left,
+            };
+        }
         if report.removed > 0 {
-            write(&self.catalog).refresh(directory)?;
+            write(&self.catalog).refresh(OWN, directory)?;
         }
         if report.left + size > self.config.limit {
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "the cache holds all that it may"));
+        }
+        if lacking > 0 && space::lacking(directory, self.config.keep_free, size)? > 0 {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "the disk has no more to spare"));
         }
         Ok(())
     }
@@ -295,7 +331,7 @@ impl ChunkStore {
         if due(&read(&self.catalog)) {
             let mut catalog = write(&self.catalog);
             if due(&catalog)
-                && let Err(error) = catalog.refresh(directory)
+                && let Err(error) = catalog.refresh(OWN, directory)
             {
                 tracing::debug!(directory = %directory.display(), %error, "the cache cannot be listed");
             }
@@ -313,15 +349,15 @@ impl ChunkStore {
 }
 
 impl Catalog {
-    fn refresh(&mut self, directory: &Path) -> io::Result<()> {
+    fn refresh(&mut self, number: usize, directory: &Path) -> io::Result<()> {
         self.refreshed = Some(Instant::now());
         let listed = segment::list(directory)?;
         for Listed { name, .. } in &listed {
-            let known = match self.names.get(name) {
+            let known = match self.names.get(&(number, name.clone())) {
                 Some(known) => *known,
                 None => match Segment::open(directory, name) {
                     Ok(segment) => {
-                        let id = self.add_segment(name.clone(), segment, 0);
+                        let id = self.add_segment((number, name.clone()), segment, 0);
                         Known { id, seen: 0 }
                     }
                     Err(_) => continue,
@@ -331,17 +367,17 @@ impl Catalog {
                 continue;
             }
             let Ok((records, seen)) = segment::read_records(directory, name, known.seen) else { continue };
-            self.names.insert(name.clone(), Known { seen, ..known });
+            self.names.insert((number, name.clone()), Known { seen, ..known });
             for record in records {
                 self.insert(known.id, record);
             }
         }
-        self.drop_segments_not_in(&listed);
+        self.drop_segments_not_in(number, &listed);
         Ok(())
     }
 
     /// `seen` is `u64::MAX` for the segment that this process writes: its records are known already.
-    fn add_segment(&mut self, name: OsString, segment: Segment, seen: u64) -> u32 {
+    fn add_segment(&mut self, name: (usize, OsString), segment: Segment, seen: u64) -> u32 {
         let id = self.next_id;
         self.next_id += 1;
         self.segments.insert(id, Arc::new(segment));
@@ -357,12 +393,12 @@ impl Catalog {
     }
 
     /// Closes what was evicted, so that its space is freed.
-    fn drop_segments_not_in(&mut self, listed: &[Listed]) {
+    fn drop_segments_not_in(&mut self, number: usize, listed: &[Listed]) {
         let present: std::collections::HashSet<_> = listed.iter().map(|segment| &segment.name).collect();
         let before = self.names.len();
         let segments = &mut self.segments;
         self.names.retain(|name, known| {
-            let keep = present.contains(name);
+            let keep = name.0 != number || present.contains(&name.1);
             if !keep {
                 segments.remove(&known.id);
             }

@@ -11,12 +11,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{FlockOperation, Timespec, Timestamps, flock, futimens};
 use seed_format::Digest;
 
@@ -26,6 +27,9 @@ pub(super) const RECORD_LEN: usize = 48;
 pub(super) const RECORD_TAG: u32 = u32::from_le_bytes(*b"chk1");
 /// A chunk in the cache is not longer than this.
 pub(super) const MAX_CHUNK: u32 = 16 << 20;
+
+/// Most parts of one write (`IOV_MAX`).
+const MAX_PARTS: usize = 1024;
 
 const DATA: &str = "data";
 const INDEX: &str = "index";
@@ -80,8 +84,19 @@ impl Segment {
 
     /// The bytes at a record's place; an error if the file is shorter.
     pub(super) fn read(&self, offset: u64, len: u32) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; len as usize];
-        self.data.read_exact_at(&mut bytes, offset)?;
+        // Not filled with zeros first.
+        let mut bytes = Vec::with_capacity(len as usize);
+        while bytes.len() < len as usize {
+            let at = offset + bytes.len() as u64;
+            let left = len as usize - bytes.len();
+            match rustix::io::pread(&self.data, spare_capacity(&mut bytes), at) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                // The allocator may have given more than was asked for.
+                Ok(got) if got > left => bytes.truncate(len as usize),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         self.touch();
         Ok(bytes)
     }
@@ -113,12 +128,14 @@ pub(super) struct Appender {
 impl Appender {
     /// Makes a new, empty segment and locks it.
     pub(super) fn create(directory: &Path, name: OsString) -> io::Result<Self> {
+        // Who may read the directory may read what is in it.
+        let mode = 0o600 | std::fs::metadata(directory)?.mode() & 0o044;
         let create = |extension| {
             OpenOptions::new()
                 .read(true)
                 .write(true)
                 .create_new(true)
-                .mode(0o600)
+                .mode(mode)
                 .open(path(directory, &name, extension))
         };
         let data = create(DATA)?;
@@ -131,26 +148,52 @@ impl Appender {
         self.data_len
     }
 
+    /// Whether somebody has deleted one of the files.
+    pub(super) fn is_deleted(&self) -> bool {
+        [&self.data, &self.index].iter().any(|file| file.metadata().is_ok_and(|meta| meta.nlink() == 0))
+    }
+
     /// Appends chunks and their records; gives where they lie. After an error nothing of it counts: the
     /// next append overwrites it.
     pub(super) fn append(&mut self, chunks: &[(Digest, &[u8])]) -> io::Result<Vec<Record>> {
-        let total = chunks.iter().map(|(_, bytes)| bytes.len()).sum();
-        let mut data = Vec::with_capacity(total);
         let mut index = Vec::with_capacity(chunks.len() * RECORD_LEN);
         let mut records = Vec::with_capacity(chunks.len());
+        let mut end = self.data_len;
         for (digest, bytes) in chunks {
             let len = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-            let record = Record { digest: *digest, offset: self.data_len + data.len() as u64, len };
-            data.extend_from_slice(bytes);
+            let record = Record { digest: *digest, offset: end, len };
+            end += u64::from(len);
             index.extend_from_slice(&record.encode());
             records.push(record);
         }
-        self.data.write_all_at(&data, self.data_len)?;
+        let mut parts: Vec<_> = chunks.iter().map(|(_, bytes)| IoSlice::new(bytes)).collect();
+        write_all_parts_at(&self.data, &mut parts, self.data_len)?;
         self.index.write_all_at(&index, self.index_len)?;
-        self.data_len += data.len() as u64;
+        self.data_len = end;
         self.index_len += index.len() as u64;
         Ok(records)
     }
+}
+
+/// Writes all parts, one behind another, without bringing them together first.
+fn write_all_parts_at(file: &File, parts: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+    let mut parts = parts;
+    while !parts.is_empty() {
+        let some = &parts[..parts.len().min(MAX_PARTS)];
+        match rustix::io::pwritev(file, some, offset) {
+            Ok(0) if some.iter().any(|part| !part.is_empty()) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                offset += written as u64;
+                IoSlice::advance_slices(&mut parts, written);
+                // Parts without bytes are not advanced over where nothing was written.
+                let empty = parts.iter().take_while(|part| part.is_empty()).count();
+                parts = &mut parts[empty..];
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Reads the records that were added to a segment's index after its first `seen` bytes. Gives them and how
@@ -181,10 +224,14 @@ pub(super) struct Listed {
     pub(super) used: i64,
 }
 
-/// Lists the segments in a cache directory.
+/// Lists the segments in a cache directory; of one that is not there, none.
 pub(super) fn list(directory: &Path) -> io::Result<Vec<Listed>> {
     let mut segments = Vec::new();
-    for entry in std::fs::read_dir(directory)? {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(segments),
+        entries => entries?,
+    };
+    for entry in entries {
         let entry = entry?;
         let file = PathBuf::from(entry.file_name());
         if file.extension() != Some(OsStr::new(DATA)) {

@@ -5,7 +5,12 @@ use super::*;
 
 fn config(directory: &Path) -> StoreConfig {
     // No memory: each read comes from the disk.
-    StoreConfig { directory: Some(directory.to_owned()), memory: 0, ..StoreConfig::default() }
+    StoreConfig {
+        directory: Some(directory.to_owned()),
+        keep_free: Some(0),
+        memory: 0,
+        ..StoreConfig::default()
+    }
 }
 
 fn open(config: StoreConfig) -> (ChunkStore, Arc<Counters>) {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use seed_format::Digest;
 
@@ -158,6 +159,14 @@ pub enum TransportError {
         /// `pull`, `resolve` or `push`.
         capability: &'static str,
     },
+    /// The registry and its mirrors have not worked for some time, and are only tried now and then.
+    #[error("{host} and its mirrors have not answered for {} s: they are tried again now and then", down.as_secs())]
+    LeftAlone {
+        /// The registry.
+        host: String,
+        /// How long.
+        down: Duration,
+    },
 }
 
 /// What makes a directory no image layout.
@@ -193,7 +202,11 @@ impl TransportError {
 
     /// Whether the registry cannot be reached, or does not work at the moment.
     pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Http { source, .. } if source.is_unreachable() || source.is_passing())
+        match self {
+            Self::Http { source, .. } => source.is_unreachable() || source.is_passing(),
+            Self::LeftAlone { .. } => true,
+            _ => false,
+        }
     }
 
     /// Whether the registry refused access.

@@ -4,6 +4,7 @@
 //! and blobs are hashed here, whatever its headers claim.
 
 mod auth;
+mod breaker;
 mod challenge;
 pub mod credentials;
 mod endpoint;
@@ -23,6 +24,7 @@ use seed_format::Digest;
 use url::Url;
 
 use self::auth::{Authenticator, Identity, authority, is_plain_allowed};
+use self::breaker::Admission;
 use self::endpoint::Endpoint;
 use self::hosts::{Capabilities, HostConfig, HostsError};
 use self::http::http::{HeaderName, HeaderValue, Method};
@@ -122,13 +124,14 @@ impl Registry {
             (0..self.endpoints.len()).filter(|index| has(&self.endpoints[*index].capabilities)).collect();
         let is_known = |index: &usize| route.endpoint == Some(*index);
         order.sort_by_key(|index| {
-            (route.distrusted.contains(index), self.endpoints[*index].rests(), !is_known(index))
+            (route.distrusted.contains(index), self.endpoints[*index].breaker.rests(), !is_known(index))
         });
         order
     }
 
     /// Does something with the first endpoint that can: each is asked again after passing failures, the
-    /// last most often, and each but the last has half of the time that is left.
+    /// last most often, and each but the last has half of the time that is left. Endpoints that rest are
+    /// passed over; where all do, this waits until one may be tried.
     fn with_endpoints<T>(
         &self,
         order: &[usize],
@@ -137,26 +140,70 @@ impl Registry {
         mut operation: impl FnMut(usize, Instant) -> Result<T, TransportError>,
     ) -> Result<T, TransportError> {
         let mut failure = None;
-        for (position, &index) in order.iter().enumerate() {
-            let is_last = position + 1 == order.len();
-            let now = Instant::now();
-            let until = if is_last { deadline } else { now + deadline.saturating_duration_since(now) / 2 };
-            let retries = if is_last { self.options.retries } else { self.options.retries.min(1) };
-            match self.persist(retries, until, || operation(index, until)) {
-                Ok(done) => return Ok(done),
-                Err(error) => {
-                    tracing::debug!(endpoint = index, %error, "endpoint failed");
-                    if matches!(&error, TransportError::Http { source, .. } if source.is_unreachable()) {
-                        self.endpoints[index].rest();
+        loop {
+            let mut asked = false;
+            for (position, &index) in order.iter().enumerate() {
+                let breaker = &self.endpoints[index].breaker;
+                let now = Instant::now();
+                let admission = breaker.admit(now);
+                if admission == Admission::Resting {
+                    continue;
+                }
+                asked = true;
+                let is_last = position + 1 == order.len();
+                let until =
+                    if is_last { deadline } else { now + deadline.saturating_duration_since(now) / 2 };
+                let tried = admission == Admission::Try;
+                let retries = match (tried, is_last) {
+                    (true, _) => 0,
+                    (false, true) => self.options.retries,
+                    (false, false) => self.options.retries.min(1),
+                };
+                match self.persist(retries, until, || operation(index, until)) {
+                    Ok(done) => {
+                        breaker.succeeded();
+                        return Ok(done);
                     }
-                    // What the registry itself says explains most; it is the last endpoint.
-                    if failure.is_none() || index + 1 == self.endpoints.len() || !error.is_not_found() {
-                        failure = Some(error);
+                    Err(error) => {
+                        tracing::debug!(endpoint = index, %error, "endpoint failed");
+                        match &error {
+                            TransportError::Http { source, .. } if source.is_unreachable() => {
+                                breaker.failed(Instant::now(), true, tried);
+                            }
+                            error if error.is_unavailable() => {
+                                breaker.failed(Instant::now(), false, tried);
+                            }
+                            // It answered.
+                            _ => breaker.succeeded(),
+                        }
+                        // What the registry itself says explains most; it is the last endpoint.
+                        if failure.is_none() || index + 1 == self.endpoints.len() || !error.is_not_found() {
+                            failure = Some(error);
+                        }
                     }
                 }
             }
+            if asked || order.is_empty() {
+                let none = || TransportError::NoEndpoint { host: self.host.clone(), capability };
+                return Err(failure.unwrap_or_else(none));
+            }
+            self.wait_for_one(order, deadline)?;
         }
-        Err(failure.unwrap_or_else(|| TransportError::NoEndpoint { host: self.host.clone(), capability }))
+    }
+
+    /// Waits until one of the endpoints, all of which rest, may be tried. Fails at once if they have not worked
+    /// for longer than any operation may take: waiting has been tried.
+    fn wait_for_one(&self, order: &[usize], deadline: Instant) -> Result<(), TransportError> {
+        let now = Instant::now();
+        let breakers = || order.iter().map(|index| &self.endpoints[*index].breaker);
+        let down = breakers().filter_map(|breaker| breaker.down_for(now)).min().unwrap_or_default();
+        if now >= deadline || down > self.options.operation_timeout {
+            return Err(TransportError::LeftAlone { host: self.host.clone(), down });
+        }
+        if let Some(last) = breakers().last() {
+            last.wait(deadline);
+        }
+        Ok(())
     }
 
     /// Repeats an operation after passing failures: at once after a broken connection, which may have been
@@ -303,6 +350,24 @@ impl Transport for Registry {
         deadline: Instant,
     ) -> Result<Vec<u8>, TransportError> {
         self.pull_range(blob, range, deadline)
+    }
+
+    fn stream_range(
+        &self,
+        blob: &Digest,
+        range: Range<u64>,
+        deadline: Instant,
+    ) -> Result<Box<dyn Read + Send + '_>, TransportError> {
+        self.pull_range_as_stream(blob, range, deadline)
+    }
+
+    fn read_range_beside(
+        &self,
+        blob: &Digest,
+        range: Range<u64>,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, TransportError> {
+        self.pull_range_beside(blob, range, deadline)
     }
 
     fn blob(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send + '_>, TransportError> {

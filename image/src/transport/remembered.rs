@@ -162,6 +162,24 @@ impl Transport for Remembered {
         self.place.read_range(blob, range, deadline)
     }
 
+    fn stream_range(
+        &self,
+        blob: &Digest,
+        range: Range<u64>,
+        deadline: Instant,
+    ) -> Result<Box<dyn Read + Send + '_>, TransportError> {
+        self.place.stream_range(blob, range, deadline)
+    }
+
+    fn read_range_beside(
+        &self,
+        blob: &Digest,
+        range: Range<u64>,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, TransportError> {
+        self.place.read_range_beside(blob, range, deadline)
+    }
+
     fn blob(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send + '_>, TransportError> {
         let Descriptor { digest, size, .. } = descriptor;
         if *size > MAX_DOCUMENT {

@@ -1,19 +1,17 @@
 //! One server that gives a registry's API: the registry itself, or a mirror.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use url::Url;
 
 use super::auth::{Authenticator, Intent};
+use super::breaker::Breaker;
 use super::hosts::Capabilities;
 use super::http::http::{HeaderName, HeaderValue, Method, header};
 use super::http::{Answer, Client, Exchange, HttpError, Payload, RedirectProblem};
 
 /// Most redirects that are followed for one request.
 const MAX_REDIRECTS: usize = 5;
-/// How long an endpoint that could not be reached is asked last.
-const REST: Duration = Duration::from_secs(30);
 
 /// One server that gives a registry's API.
 #[derive(Debug)]
@@ -28,7 +26,7 @@ pub(super) struct Endpoint {
     client: Client,
     /// Headers that the configuration adds to each request.
     headers: Vec<(HeaderName, HeaderValue)>,
-    rests_until: Mutex<Option<Instant>>,
+    pub(super) breaker: Breaker,
 }
 
 /// A request to an endpoint.
@@ -65,16 +63,7 @@ impl Endpoint {
         headers: Vec<(HeaderName, HeaderValue)>,
     ) -> Self {
         let repository = repository.to_owned();
-        Self {
-            base,
-            repository,
-            namespace,
-            capabilities,
-            auth,
-            client,
-            headers,
-            rests_until: Mutex::default(),
-        }
+        Self { base, repository, namespace, capabilities, auth, client, headers, breaker: Breaker::default() }
     }
 
     /// The URL of something in the repository: `manifests/TAG`, `blobs/DIGEST`, `blobs/uploads/`.
@@ -86,17 +75,6 @@ impl Endpoint {
             url.query_pairs_mut().append_pair("ns", namespace);
         }
         url
-    }
-
-    /// Whether it could not be reached a moment ago.
-    pub(super) fn rests(&self) -> bool {
-        let until = *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.is_some_and(|until| Instant::now() < until)
-    }
-
-    /// Asks it last for a while.
-    pub(super) fn rest(&self) {
-        *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + REST);
     }
 
     /// Whether a URL leads to this very server, which then may see credentials.

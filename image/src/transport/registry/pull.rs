@@ -98,16 +98,79 @@ impl Registry {
         range: Range<u64>,
         deadline: Instant,
     ) -> Result<Vec<u8>, TransportError> {
-        let Range { start, end } = range;
-        match end.checked_sub(start) {
-            Some(0) => return Ok(Vec::new()),
-            Some(len) if len <= MAX_RANGE => {}
-            _ => return Err(TransportError::BadRange { start, end }),
+        self.range_from(self.order(|can| can.pull, &self.route(blob)), blob, range, deadline)
+    }
+
+    /// The same, while the endpoint that is asked first is late: it is asked last.
+    pub(super) fn pull_range_beside(
+        &self,
+        blob: &Digest,
+        range: Range<u64>,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, TransportError> {
+        let mut order = self.order(|can| can.pull, &self.route(blob));
+        let others = order.iter().filter(|index| !self.endpoints[**index].breaker.rests()).count();
+        if others > 1 {
+            order.rotate_left(1);
         }
-        let order = self.order(|can| can.pull, &self.route(blob));
+        self.range_from(order, blob, range, deadline)
+    }
+
+    fn range_from(
+        &self,
+        order: Vec<usize>,
+        blob: &Digest,
+        range: Range<u64>,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, TransportError> {
+        let Range { start, end } = range;
+        if checked_len(&range)? == 0 {
+            return Ok(Vec::new());
+        }
         self.with_endpoints(&order, "pull", deadline, |index, until| {
             let (answer, url) = self.get_blob(index, blob, Some((start, Some(end))), until)?;
             range_of(answer, blob, start, end).map_err(|source| http_error(&Method::GET, &url, source))
+        })
+    }
+
+    /// A range as it comes. If the connection breaks, it is read on where that was.
+    pub(super) fn pull_range_as_stream(
+        &self,
+        blob: &Digest,
+        range: Range<u64>,
+        deadline: Instant,
+    ) -> Result<Box<dyn Read + Send + '_>, TransportError> {
+        if checked_len(&range)? == 0 {
+            return Ok(Box::new(io::empty()));
+        }
+        let (body, url) = self.open_range(blob, range.clone(), deadline)?;
+        let Range { start, end } = range;
+        let want = Want::Range { end };
+        let (body, registry, digest) = (Some(body), self, *blob);
+        Ok(Box::new(Stream { registry, digest, want, offset: start, body, url, failures: 0, deadline }))
+    }
+
+    fn open_range(
+        &self,
+        blob: &Digest,
+        range: Range<u64>,
+        deadline: Instant,
+    ) -> Result<(Source, Url), TransportError> {
+        let Range { start, end } = range;
+        let order = self.order(|can| can.pull, &self.route(blob));
+        self.with_endpoints(&order, "pull", deadline, |index, _| {
+            let (answer, url) = self.get_blob(index, blob, Some((start, Some(end))), deadline)?;
+            let source = if answer.status == 206 {
+                answer
+                    .check_encoding()
+                    .and_then(|()| check_range(&answer, start, end, None))
+                    .map(|()| answer.body.into())
+            } else {
+                range_of(answer, blob, start, end).map(|bytes| Source::Here(io::Cursor::new(bytes)))
+            };
+            source
+                .map(|source| (source, url.clone()))
+                .map_err(|source| http_error(&Method::GET, &url, source))
         })
     }
 
@@ -169,8 +232,8 @@ impl Registry {
         let Descriptor { digest, size, .. } = *descriptor;
         let deadline = self.transfer_deadline(size);
         let (body, url) = self.open_blob(&digest, size, 0, deadline)?;
-        let body = Some(body);
-        let stream = Stream { registry: self, digest, size, offset: 0, body, url, failures: 0, deadline };
+        let (body, want) = (Some(body.into()), Want::Blob { size });
+        let stream = Stream { registry: self, digest, want, offset: 0, body, url, failures: 0, deadline };
         Ok(Box::new(Verified::new(stream, self.place(), digest, size)))
     }
 
@@ -268,34 +331,93 @@ fn content_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
     Some((number(first)?, number(last)?, total))
 }
 
-/// A blob that is read on after the connection broke.
+/// The length of a range that may be asked for.
+fn checked_len(range: &Range<u64>) -> Result<u64, TransportError> {
+    let &Range { start, end } = range;
+    let len = end.checked_sub(start).filter(|len| *len <= MAX_RANGE);
+    len.ok_or(TransportError::BadRange { start, end })
+}
+
+/// What a stream is to give.
+#[derive(Clone, Copy)]
+enum Want {
+    /// A whole blob.
+    Blob { size: u64 },
+    /// A part of one, up to this byte.
+    Range { end: u64 },
+}
+
+impl Want {
+    fn end(self) -> u64 {
+        match self {
+            Self::Blob { size } => size,
+            Self::Range { end } => end,
+        }
+    }
+}
+
+/// Where bytes come from.
+enum Source {
+    Network(Body),
+    /// Out of a blob that came whole.
+    Here(io::Cursor<Vec<u8>>),
+}
+
+impl From<Body> for Source {
+    fn from(body: Body) -> Self {
+        Self::Network(body)
+    }
+}
+
+impl Source {
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, HttpError> {
+        match self {
+            Self::Network(body) => body.fill(buffer),
+            Self::Here(bytes) => bytes.read(buffer).map_err(HttpError::Connection),
+        }
+    }
+}
+
+/// A blob, or a range of one, that is read on after the connection broke.
 struct Stream<'a> {
     registry: &'a Registry,
     digest: Digest,
-    size: u64,
+    want: Want,
     offset: u64,
-    body: Option<Body>,
+    body: Option<Source>,
     url: Url,
     failures: u32,
     deadline: Instant,
 }
 
+impl Stream<'_> {
+    fn open(&self) -> Result<(Source, Url), TransportError> {
+        match self.want {
+            Want::Blob { size } => {
+                let (body, url) = self.registry.open_blob(&self.digest, size, self.offset, self.deadline)?;
+                Ok((body.into(), url))
+            }
+            Want::Range { end } => self.registry.open_range(&self.digest, self.offset..end, self.deadline),
+        }
+    }
+}
+
 impl Read for Stream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
+            let end = self.want.end();
             let Some(body) = &mut self.body else {
-                let (body, url) =
-                    self.registry.open_blob(&self.digest, self.size, self.offset, self.deadline)?;
+                let (body, url) = self.open()?;
                 self.body = Some(body);
                 self.url = url;
                 continue;
             };
             let failure = match body.fill(buffer) {
-                Ok(0) if self.offset < self.size => {
-                    HttpError::WrongLength { expected: self.size, actual: Some(self.offset) }
+                Ok(0) if self.offset < end && !buffer.is_empty() => {
+                    HttpError::WrongLength { expected: end, actual: Some(self.offset) }
                 }
                 // The connection may break after the last byte.
-                Err(_) if self.offset == self.size => return Ok(0),
+                Err(_) if self.offset == end => return Ok(0),
                 Ok(got) => {
                     self.offset += got as u64;
                     return Ok(got);
