@@ -32,6 +32,9 @@ use std::process::ExitCode;
 use crate::error::Exit;
 
 fn main() -> ExitCode {
+    if let Some(end) = seed_fuse::mount::keep_if_asked() {
+        return end;
+    }
     seed_sandbox::main_if_init();
     let mut hidden = std::env::args_os().skip(1);
     if hidden.next().is_some_and(|argument| argument == command::mount::SERVE_ARGUMENT) {

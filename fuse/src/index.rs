@@ -1,9 +1,12 @@
 //! A seed's index, which may still be arriving, and what the scheduler needs of it.
 
 mod arriving;
+mod buffer;
 
 use std::collections::HashMap;
+use std::io;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -107,6 +110,11 @@ impl SeedIndex {
             Some(foreign) => Err(IndexFault::ForeignLayer(foreign.digest)),
             None => Ok(index),
         }
+    }
+
+    /// The index as memory that another process can go on with; all of it must be here.
+    pub(crate) fn share(&self) -> io::Result<OwnedFd> {
+        self.tree.bytes().share()
     }
 
     /// All of it, if it is here.

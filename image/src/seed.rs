@@ -230,8 +230,12 @@ pub struct Outline {
 impl Outline {
     /// Reads the manifest: one round trip.
     pub fn read(transport: &dyn Transport, digest: &Digest) -> Result<Self, SeedError> {
-        let manifest = Manifest::parse(&transport.manifest(digest)?)
-            .map_err(|source| SeedError::Manifest { digest: *digest, source })?;
+        Self::of_manifest(digest, &transport.manifest(digest)?)
+    }
+
+    fn of_manifest(digest: &Digest, manifest: &[u8]) -> Result<Self, SeedError> {
+        let manifest =
+            Manifest::parse(manifest).map_err(|source| SeedError::Manifest { digest: *digest, source })?;
         let index_layer =
             manifest.layers.last().filter(|layer| layer.annotations.contains_key(annotation::SEED_INDEX));
         let index_layer = index_layer.ok_or(SeedError::NoIndex(*digest))?.clone();
@@ -268,10 +272,14 @@ impl Outline {
 
     /// Reads the configuration: one round trip.
     pub fn complete(self, transport: &dyn Transport) -> Result<Seed, SeedError> {
+        let config = read_blob(transport, &self.manifest.config, MAX_MANIFEST as u64)?;
+        self.with_config(&config)
+    }
+
+    fn with_config(self, config: &[u8]) -> Result<Seed, SeedError> {
         let Self { digest, manifest, index_layer, index_position } = self;
         let malformed = |source| SeedError::Manifest { digest, source };
-        let config = read_blob(transport, &manifest.config, MAX_MANIFEST as u64)?;
-        let config = Config::parse(&config).map_err(malformed)?;
+        let config = Config::parse(config).map_err(malformed)?;
         config.check_layers(&manifest).map_err(malformed)?;
         check_version(&digest, &config)?;
         Ok(Seed { digest, manifest, config, index_layer, index_position })
@@ -287,6 +295,18 @@ fn check_version(digest: &Digest, config: &Config) -> Result<(), SeedError> {
 }
 
 impl Seed {
+    /// A seed whose manifest and configuration were verified before, by who passes them on
+    /// ([`Manifest::to_bytes`], [`Config::to_bytes`]).
+    pub fn of_documents(digest: &Digest, manifest: &[u8], config: &[u8]) -> Result<Self, SeedError> {
+        Outline::of_manifest(digest, manifest)?.with_config(config)
+    }
+
+    /// What is known from the manifest alone.
+    pub fn outline(&self) -> Outline {
+        let Self { digest, manifest, index_layer, index_position, .. } = self.clone();
+        Outline { digest, manifest, index_layer, index_position }
+    }
+
     /// The bytes of the index, verified.
     pub fn index_bytes(&self, transport: &dyn Transport) -> Result<Vec<u8>, SeedError> {
         let index = IndexPlace { layer: &self.index_layer, position: &self.index_position };

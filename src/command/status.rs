@@ -55,11 +55,20 @@ pub(crate) fn run(session: &Session<'_>, _args: &Args) -> Result<()> {
 
 impl fmt::Display for Mount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let MountState { reference, directory, shown: Shown { mode, reason }, pid, .. } = &self.state;
+        let MountState { reference, directory, shown: Shown { mode, reason }, pid, server, .. } = &self.state;
         write!(f, "{}\n  seed      {reference}\n  shown by  {mode}: {reason}", directory.display())?;
-        write!(f, "\n  server    process {pid}")?;
+        write!(f, "\n  server    process {server}")?;
         if let Some(resident) = self.resident {
             write!(f, ", {}", bytes(resident))?;
+        }
+        match (self.state.outlives_server, self.state.takeovers) {
+            (true, 0) => write!(f, "\n  keeper    process {pid}: the mount outlives its server")?,
+            (true, takeovers) => {
+                write!(f, "\n  keeper    process {pid}: the mount has outlived {takeovers} servers")?
+            }
+            (false, _) => {
+                write!(f, "\n  keeper    process {pid}: the mount ends with its server before Linux 6.9")?
+            }
         }
         let Some(stats) = &self.stats else { return Ok(()) };
         write!(

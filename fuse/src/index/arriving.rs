@@ -1,9 +1,10 @@
 //! The bytes of an index that is on its way: readers wait for the frames that they touch.
 
-use std::cell::UnsafeCell;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use seed_format::bytes::Bytes;
 use seed_image::seed::{Frame, Receiver, SeedError};
 
-use buffer::Buffer;
+use super::buffer::Buffer;
 
 /// The bytes, shared by those who read them and the one who brings them.
 #[derive(Clone)]
@@ -53,6 +54,27 @@ impl Arriving {
             waiting: Mutex::default(),
             changed: Condvar::new(),
         }))
+    }
+
+    /// Bytes that another process has received and [shared](Self::share).
+    pub(crate) fn shared(memory: OwnedFd, patience: Duration) -> io::Result<Self> {
+        Ok(Self(Arc::new(Shared {
+            buffer: Buffer::of_shared(memory)?,
+            patience,
+            frames: OnceLock::new(),
+            complete: AtomicBool::new(true),
+            waiting: Mutex::new(Waiting { ended: Some(None), ..Waiting::default() }),
+            changed: Condvar::new(),
+        })))
+    }
+
+    /// Gives the bytes, all of which must be here, to other processes: as memory that nobody changes any
+    /// more.
+    pub(crate) fn share(&self) -> io::Result<OwnedFd> {
+        if !self.is_complete() {
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, "the index has not arrived"));
+        }
+        self.0.buffer.share()
     }
 
     /// Says that nothing more will come: because all is here, or because of `failure`.
@@ -177,54 +199,6 @@ impl Shared {
 impl fmt::Debug for Arriving {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Arriving").field("len", &self.0.buffer.len()).finish_non_exhaustive()
-    }
-}
-
-/// Memory of which one part is read while another is written.
-mod buffer {
-    #![allow(unsafe_code)]
-
-    use super::{Range, UnsafeCell};
-
-    /// Bytes that are zero until they are written.
-    ///
-    /// Who owns it must see to it that no byte is read before it was written, and that none is written
-    /// twice: see the frames' flags.
-    pub(super) struct Buffer(Box<[UnsafeCell<u8>]>);
-
-    // SAFETY: the bytes have no other state than their values, and the owner keeps readers and the writer
-    // of a byte apart, with an atomic flag between them.
-    unsafe impl Sync for Buffer {}
-
-    impl Buffer {
-        pub(super) fn new(len: usize) -> Self {
-            // Zeroed pages take no memory until bytes are written to them.
-            let bytes = Box::into_raw(vec![0u8; len].into_boxed_slice()) as *mut [UnsafeCell<u8>];
-            // SAFETY: UnsafeCell<u8> has the layout of u8, and nothing else refers to the allocation.
-            Self(unsafe { Box::from_raw(bytes) })
-        }
-
-        pub(super) fn len(&self) -> usize {
-            self.0.len()
-        }
-
-        /// Bytes that were written: nobody writes them any more.
-        pub(super) fn read(&self, range: Range<usize>) -> &[u8] {
-            let cells = &self.0[range];
-            // SAFETY: the owner reads only what was written before, and writes nothing twice; so no byte
-            // of these changes while the slice lives.
-            unsafe { std::slice::from_raw_parts(cells.as_ptr().cast(), cells.len()) }
-        }
-
-        /// Writes bytes that nobody has read.
-        pub(super) fn write(&self, range: Range<usize>, bytes: &[u8]) {
-            let cells = &self.0[range];
-            assert_eq!(cells.len(), bytes.len(), "a frame has its length");
-            let Some(first) = cells.first() else { return };
-            // SAFETY: the cells are `bytes.len()` long and cannot overlap with `bytes`, which is another
-            // allocation; the owner has given no slice of them to anybody.
-            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), first.get(), bytes.len()) };
-        }
     }
 }
 

@@ -29,4 +29,5 @@ mod wire;
 pub(crate) use notice::Notices;
 pub(crate) use seed_blobs::{SeedBlobs, layer_name};
 pub(crate) use seed_tree::SeedTree;
-pub(crate) use session::{Serving, Session};
+pub(crate) use service::Service;
+pub(crate) use session::{Negotiated, Serving, Session};

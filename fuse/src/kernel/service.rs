@@ -1,5 +1,7 @@
 //! What the kernel asks a file system of which nothing ever changes.
 
+use std::fmt;
+
 use rustix::io::Errno;
 
 use super::pending::ReadReply;
@@ -9,7 +11,7 @@ use crate::tree::{Attr, Ino, ListedEntry};
 ///
 /// What it says may be cached for ever, and holds in every process that serves the same: inode numbers, and
 /// the cursors of listings, are as good after a takeover as before.
-pub(crate) trait Service: Send + Sync + 'static {
+pub(crate) trait Service: fmt::Debug + Send + Sync + 'static {
     /// Finds a name in a directory; `None` if it is not there, which is remembered too.
     fn lookup(&self, directory: Ino, name: &[u8]) -> Result<Option<Attr>, Errno>;
 

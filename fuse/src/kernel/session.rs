@@ -59,7 +59,6 @@ pub(crate) struct Negotiated {
 
 impl Negotiated {
     /// Whether a server that died can be replaced without the loss of what it had not answered.
-    #[expect(dead_code, reason = "for a server that goes on with a running connection")]
     pub(crate) fn has_resend(&self) -> bool {
         self.capabilities & capability::HAS_RESEND != 0
     }
@@ -112,20 +111,18 @@ impl Session {
     }
 
     /// Goes on with a connection that another process has served.
-    #[expect(dead_code, reason = "for a server that goes on with a running connection")]
     pub(crate) fn resume(device: OwnedFd, negotiated: Negotiated) -> Self {
         Self { connection: Connection::new(device), negotiated, resumed: true }
     }
 
-    /// What was agreed.
-    #[expect(dead_code, reason = "for a server that goes on with a running connection")]
-    pub(crate) fn negotiated(&self) -> Negotiated {
-        self.negotiated
-    }
-
-    /// The descriptor, for who keeps it open longer than this process lives.
+    /// The descriptor.
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.connection.descriptor()
+    }
+
+    /// What another process needs to go on with the connection: it, and what was agreed.
+    pub(crate) fn connection(&self) -> io::Result<(OwnedFd, Negotiated)> {
+        Ok((self.descriptor().try_clone_to_owned()?, self.negotiated))
     }
 
     /// Starts to answer, with as many threads as processors for requests and for reads each.

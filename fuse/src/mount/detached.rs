@@ -1,8 +1,9 @@
 //! A mount with a process of its own, which outlives the command that made it.
 //!
-//! The command runs its own program again with a hidden argument. The new process reads a [`Request`] from
-//! its standard input, mounts, writes one line of JSON to its standard output, and from then on has no more
-//! to do with what it inherited: standard input and output are `/dev/null`, standard error is its log.
+//! The command runs its own program again, as the [keeper](super::keeper) of the mount, which runs it once
+//! more, as the server. The server reads a [`Request`] from what was the keeper's standard input, mounts,
+//! writes one line of JSON to its standard output, and from then on has no more to do with what it inherited:
+//! standard input and output are `/dev/null`, standard error is its log.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -10,29 +11,32 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::num::NonZeroU64;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use seed_format::{Chain, json};
+use seed_format::{Chain, Digest, json};
 use seed_image::reference::Reference;
 use seed_image::seed::Seed;
-use seed_image::transport::{self, TransportOptions};
+use seed_image::transport::{self, Transport, TransportOptions};
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::kept::{self, Inheritance, Link, Record, Task};
+use super::open::open_again;
 use super::runtime::{
     self, MountState, answer_status, namespace, prepare, shown_at, start_time, write_state,
 };
-use super::server::mount_as;
+use super::server::{self, mount_as};
 use super::traces::TraceChoice;
 use super::{
-    Failure, Mode, MountError, Mounted, OpenError, OpenOptions as SeedOptions, SeedFs, Shown, open_seed,
-    overlay,
+    Failure, Mode, MountError, Mounted, OpenError, OpenOptions as SeedOptions, SeedFs, Shown, keeper,
+    open_seed, overlay,
 };
 use crate::fetch;
+use crate::index::IndexFault;
 use crate::tree::{ROOT, TreeError};
 
 /// Largest request and answer, in bytes.
@@ -155,8 +159,7 @@ pub fn start_detached(program: &Path, arguments: &[&OsStr], request: &Request) -
     let mut open = OpenOptions::new();
     let log_file = open.create(true).append(true).mode(0o600).open(&log);
     let log_file = log_file.map_err(|source| MountError::Runtime { path: log.clone(), source })?;
-    let mut child = Command::new(program)
-        .args(arguments)
+    let mut child = keeper::command(program, arguments)
         .env("NIX_SEED_LOG_FILE", &log)
         .current_dir("/")
         .stdin(Stdio::piped())
@@ -204,18 +207,20 @@ fn standing(request: &Request) -> Result<Option<MountState>, MountError> {
     }))
 }
 
-/// The server process: mounts what its standard input says, if `judge` allows it, and serves it until it is
-/// unmounted.
+/// The server process: mounts what the command asked for, if `judge` allows it, and serves it until it is
+/// unmounted; or goes on with a mount whose server is no more.
 ///
 /// Whoever calls this has set up logging to standard error. Errors before the mount is ready are told to the
 /// command, later ones to the log; the result says whether all went well.
 pub fn run_detached(judge: Judge<'_>) -> Result<(), MountError> {
     // Not with the command's terminal any more. Fails only for a process that leads a session already.
     let _ = rustix::process::setsid();
-    let mut text = Vec::new();
-    let read = io::stdin().take(MAX_JSON as u64 + 1).read_to_end(&mut text);
-    let request = read.and_then(|_| json::from_slice(&text, MAX_JSON).map_err(io::Error::other));
-    let mounted = request.map_err(MountError::Spawn).and_then(|request| Mount::make(&request, judge));
+    let link = Link::take().map_err(MountError::Keeper)?;
+    let request = match link.task().map_err(MountError::Keeper)? {
+        Task::Mount(request) => kept::read_request(request, MAX_JSON),
+        Task::GoOn(inheritance) => return Mount::go_on(*inheritance, link)?.serve(),
+    };
+    let mounted = request.map_err(MountError::Spawn).and_then(|request| Mount::make(&request, judge, link));
     let answer = match &mounted {
         Ok(mount) => Answer::Ready(Box::new(mount.ready())),
         Err(error) => Answer::Failed { message: Chain(error).to_string(), failure: error.failure() },
@@ -224,16 +229,22 @@ pub fn run_detached(judge: Judge<'_>) -> Result<(), MountError> {
     mounted?.serve()
 }
 
-/// Mounts in this process, if `judge` allows it, calls `on_ready`, and serves the mount until it is
-/// unmounted.
+/// The same for a command that waits in the foreground, as the keeper: mounts `request`, if `judge` allows it,
+/// and calls `on_ready`, or goes on with a mount; then serves it until it is unmounted.
 pub fn run_foreground(
     request: &Request,
     judge: Judge<'_>,
     on_ready: impl FnOnce(&Ready),
 ) -> Result<(), MountError> {
-    let mount = Mount::make(request, judge)?;
-    on_ready(&mount.ready());
-    mount.serve()
+    let link = Link::take().map_err(MountError::Keeper)?;
+    match link.task().map_err(MountError::Keeper)? {
+        Task::Mount(_) => {
+            let mount = Mount::make(request, judge, link)?;
+            on_ready(&mount.ready());
+            mount.serve()
+        }
+        Task::GoOn(inheritance) => Mount::go_on(*inheritance, link)?.serve(),
+    }
 }
 
 /// Writes the answer, and lets go of the command's pipes.
@@ -243,10 +254,8 @@ fn tell(answer: &Answer) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(&line)?;
     stdout.flush()?;
-    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
-    rustix::stdio::dup2_stdin(&null)?;
-    rustix::stdio::dup2_stdout(&null)?;
-    Ok(())
+    let null = OpenOptions::new().write(true).open("/dev/null")?;
+    Ok(rustix::stdio::dup2_stdout(&null)?)
 }
 
 struct Mount {
@@ -255,23 +264,27 @@ struct Mount {
     fs: Arc<SeedFs>,
     mounted: Mounted,
     signals: Signals,
+    link: Link,
     took: Duration,
 }
 
 impl Mount {
-    fn make(request: &Request, judge: Judge<'_>) -> Result<Self, MountError> {
+    /// Makes the mount, and gives the keeper what it needs to outlive this process.
+    fn make(request: &Request, judge: Judge<'_>, link: Link) -> Result<Self, MountError> {
         let begin = Instant::now();
         let failed = |source| MountError::Directory { directory: request.directory.clone(), source };
         let directory = request.directory.canonicalize().map_err(failed)?;
         if let Some(writable) = &request.writable {
             overlay::may_be_laid(&directory, writable)?;
         }
-        let fs = open(request)?;
+        let (transport, digest) = place(request)?;
+        let fs = open_seed(transport, &digest, &options(request))?;
         judge(request, fs.seed())?;
         if let Some(database) = &request.database {
             install_database(&fs, database)?;
         }
-        let pid = i32::try_from(std::process::id()).unwrap_or_default();
+        runtime::sweep_at(&request.runtime, &directory)?;
+        let pid = keeper_process();
         let log = std::env::var_os("NIX_SEED_LOG_FILE").map(PathBuf::from).unwrap_or_default();
         let id = log.file_stem().and_then(OsStr::to_str).map_or_else(new_id, str::to_owned);
         let mut state = MountState {
@@ -284,6 +297,10 @@ impl Mount {
             shown: Shown { mode: request.mode.to_string(), reason: "it is not mounted yet".into() },
             pid,
             start_time: start_time(pid).unwrap_or_default(),
+            server: this_process(),
+            takeovers: 0,
+            managed: link.managed,
+            outlives_server: false,
             namespace: namespace().unwrap_or_default(),
             log,
         };
@@ -291,16 +308,22 @@ impl Mount {
         let signals = Signals::new([SIGTERM, SIGINT]).map_err(MountError::Spawn)?;
         prepare(&request.runtime)?;
         write_state(&request.runtime, &state)?;
-        let mounted = mount_with_state(request, &state, &fs).and_then(|mounted| {
+        let made = mount_with_state(request, &state, &fs).and_then(|mut mounted| {
             state.shown = mounted.shown().clone();
+            let handed = mounted.hand_over(|device, negotiated| {
+                state.outlives_server = negotiated.has_resend();
+                let record = Record::new(request.clone(), state.clone(), negotiated, fs.seed());
+                link.mounted(device, &record)
+            });
+            handed.map_err(MountError::Keeper)?;
             write_state(&request.runtime, &state)?;
             answer_status(&request.runtime, state.clone(), Arc::clone(&fs))?;
             Ok(mounted)
         });
-        match mounted {
+        match made {
             Ok(mounted) => {
                 let (runtime, took) = (request.runtime.clone(), begin.elapsed());
-                Ok(Self { runtime, state, fs, mounted, signals, took })
+                Ok(Self { runtime, state, fs, mounted, signals, link, took })
             }
             Err(error) => {
                 runtime::remove(&request.runtime, &state.id);
@@ -309,13 +332,35 @@ impl Mount {
         }
     }
 
+    /// Goes on with a mount that another process has made. All that may fail comes before this process says
+    /// that it is prepared: until then the other may still serve.
+    fn go_on(inheritance: Inheritance, link: Link) -> Result<Self, MountError> {
+        let begin = Instant::now();
+        let Inheritance { device, record, index, takeovers } = inheritance;
+        let seed = record.seed().map_err(OpenError::Seed)?;
+        let has_index = index.is_some();
+        let fs = open_again(locate(&record.request)?.0, seed, index, &options(&record.request))?;
+        let Record { request, mut state, negotiated, .. } = record;
+        (state.pid, state.server, state.takeovers) = (keeper_process(), this_process(), takeovers);
+        state.start_time = start_time(state.pid).unwrap_or_default();
+        let signals = Signals::new([SIGTERM, SIGINT]).map_err(MountError::Spawn)?;
+        let prepared = server::prepare(&fs, &state, device, negotiated)?;
+        link.prepared().map_err(MountError::Keeper)?;
+        let mounted = Mounted::go_on(prepared, &state)?;
+        tracing::info!(takeovers, has_index, took = ?begin.elapsed(), "this server goes on with the mount");
+        runtime::remove_socket(&request.runtime, &state.id);
+        answer_status(&request.runtime, state.clone(), Arc::clone(&fs))?;
+        write_state(&request.runtime, &state)?;
+        Ok(Self { runtime: request.runtime, state, fs, mounted, signals, link, took: begin.elapsed() })
+    }
+
     fn ready(&self) -> Ready {
         let bytes_fetched = self.fs.stats().bytes_fetched;
         Ready { state: self.state.clone(), took: self.took, bytes_fetched }
     }
 
     fn serve(self) -> Result<(), MountError> {
-        let Self { runtime, state, mounted, mut signals, .. } = self;
+        let Self { runtime, state, fs, mounted, mut signals, link, .. } = self;
         let (on_signal, signal_runtime) = (state.clone(), runtime.clone());
         let end = move || {
             if signals.forever().next().is_some() {
@@ -328,6 +373,9 @@ impl Mount {
             }
         };
         thread::Builder::new().name("signals".into()).spawn(end).map_err(MountError::Thread)?;
+        link.serving().map_err(MountError::Keeper)?;
+        let keep_index = move || keep_index(&fs, &link);
+        thread::Builder::new().name("index-keeper".into()).spawn(keep_index).map_err(MountError::Thread)?;
         let served = mounted.wait();
         runtime::remove(&runtime, &state.id);
         served
@@ -361,7 +409,26 @@ fn mount_writable(
     Ok(mounted)
 }
 
-fn open(request: &Request) -> Result<Arc<SeedFs>, MountError> {
+/// Gives the keeper the index once all of it is here, and then holds the link until the process ends.
+fn keep_index(fs: &SeedFs, link: &Link) {
+    let given = loop {
+        match fs.index().whole() {
+            Ok(_) => break fs.index().share().and_then(|index| link.index(&index)),
+            Err(IndexFault::Late(_)) => {}
+            // There is nothing to keep, and the reason is in the log.
+            Err(_) => break Ok(()),
+        }
+    };
+    if let Err(error) = given {
+        tracing::warn!(%error, "a server after this one would have to fetch the index again");
+    }
+    loop {
+        thread::park();
+    }
+}
+
+/// Where the seed is, and its digest if the reference has one.
+fn locate(request: &Request) -> Result<(Arc<dyn Transport>, Reference), MountError> {
     let reference: Reference =
         request.reference.parse().map_err(|error| MountError::Spawn(io::Error::other(error)))?;
     let insecure_hosts = request.insecure_hosts.clone();
@@ -376,12 +443,21 @@ fn open(request: &Request) -> Result<Arc<SeedFs>, MountError> {
         Some(cache) => transport::open_remembered(&reference.location, &options, cache),
         None => transport::open(&reference.location, &options),
     };
-    let transport = transport.map_err(OpenError::Place)?;
+    Ok((transport.map_err(OpenError::Place)?, reference))
+}
+
+/// The same, with the digest that a tag means now.
+fn place(request: &Request) -> Result<(Arc<dyn Transport>, Digest), MountError> {
+    let (transport, reference) = locate(request)?;
     let digest = match reference.digest {
         Some(digest) => digest,
         None => transport::resolve(&*transport, &reference).map_err(OpenError::Place)?.digest,
     };
-    let options = SeedOptions {
+    Ok((transport, digest))
+}
+
+fn options(request: &Request) -> SeedOptions {
+    SeedOptions {
         cache: request.cache.clone(),
         cache_limit: request.cache_limit,
         fetch: fetch::Config {
@@ -394,8 +470,15 @@ fn open(request: &Request) -> Result<Arc<SeedFs>, MountError> {
         },
         trace: request.trace.clone(),
         ..SeedOptions::default()
-    };
-    Ok(open_seed(transport, &digest, &options)?)
+    }
+}
+
+fn keeper_process() -> i32 {
+    rustix::process::getppid().map_or(0, |keeper| keeper.as_raw_nonzero().get())
+}
+
+fn this_process() -> i32 {
+    i32::try_from(std::process::id()).unwrap_or_default()
 }
 
 /// Copies the seed's database of registered paths to `directory`, unless one is there.

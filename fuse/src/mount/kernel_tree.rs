@@ -28,7 +28,7 @@ use super::{SeedFs, fusermount};
 use seed_format::bytes::Bytes;
 
 use crate::blobs::{Blob, Blobs};
-use crate::kernel::{Notices, SeedBlobs, Serving, Session, layer_name};
+use crate::kernel::{Negotiated, Notices, SeedBlobs, Serving, Session, layer_name};
 
 /// The first version of Linux that mounts EROFS from files.
 const MOUNTS_FILES: (Option<u32>, Option<u32>) = (Some(6), Some(12));
@@ -81,6 +81,8 @@ pub(super) struct KernelTree {
     pub(super) mount: OwnedFd,
     pub(super) serving: Serving,
     pub(super) over: Over,
+    /// For a process that may serve the files after this one.
+    pub(super) connection: (OwnedFd, Negotiated),
 }
 
 /// Whether this process may mount EROFS at all.
@@ -119,7 +121,7 @@ pub(super) fn make(
     let blobs =
         fs.blobs().map_err(io::Error::other).map_err(KernelTreeError::at("the index cannot be used"))?;
     let layers = blobs.layers();
-    let (files, serving, notices) = serve_files(fs, blobs, source)?;
+    let Files { mount: files, serving, notices, connection } = serve_files(fs, blobs, source)?;
     // Its working directory shall be of this thread alone: names of files are looked up there, so that the
     // mount table shows `source` and not a path.
     let made = thread::scope(|scope| {
@@ -128,7 +130,7 @@ pub(super) fn make(
     });
     let (mount, over) = made?;
     give_image(fs, notices).map_err(KernelTreeError::at("a thread cannot be started"))?;
-    Ok(KernelTree { mount, serving, over })
+    Ok(KernelTree { mount, serving, over, connection })
 }
 
 impl KernelTree {
@@ -165,12 +167,16 @@ fn give_image(fs: &Arc<SeedFs>, notices: Notices) -> io::Result<()> {
     thread::Builder::new().name("image".into()).spawn(give).map(drop)
 }
 
+/// The files that EROFS is mounted from, mounted at no place, and served.
+struct Files {
+    mount: OwnedFd,
+    serving: Serving,
+    notices: Notices,
+    connection: (OwnedFd, Negotiated),
+}
+
 /// Mounts the files that EROFS is mounted from, at no place, and serves them.
-fn serve_files(
-    fs: &Arc<SeedFs>,
-    blobs: Blobs,
-    image: &str,
-) -> Result<(OwnedFd, Serving, Notices), KernelTreeError> {
+fn serve_files(fs: &Arc<SeedFs>, blobs: Blobs, image: &str) -> Result<Files, KernelTreeError> {
     let device = OpenOptions::new().read(true).write(true).open("/dev/fuse").map_err(explain_device);
     let device = OwnedFd::from(device.map_err(KernelTreeError::at("cannot serve the seed's files"))?);
     let subtype = FILE_SYSTEM.trim_start_matches("fuse.");
@@ -192,13 +198,26 @@ fn serve_files(
     let files = files.map_err(KernelTreeError::at("cannot mount the seed's files by FUSE"))?;
     let serve = || {
         let session = Session::begin(device, true)?;
-        let notices = Notices::new(session.descriptor())?;
+        let (notices, connection) = (Notices::new(session.descriptor())?, session.connection()?);
         let service = SeedBlobs::new(blobs, image, Notices::new(session.descriptor())?)?;
-        Ok((session.serve(Arc::new(service), Arc::clone(fs.counters()))?, notices))
+        Ok((session.serve(Arc::new(service), Arc::clone(fs.counters()))?, notices, connection))
     };
-    let (serving, notices) = serve().map_err(KernelTreeError::at("cannot serve the seed's files"))?;
+    let (serving, notices, connection) =
+        serve().map_err(KernelTreeError::at("cannot serve the seed's files"))?;
     set_read_ahead(files.as_fd());
-    Ok((files, serving, notices))
+    Ok(Files { mount: files, serving, notices, connection })
+}
+
+/// The files of a mount whose connection is `device`, for a process that goes on with it.
+pub(super) fn files(
+    fs: &Arc<SeedFs>,
+    image: &str,
+    device: BorrowedFd<'_>,
+) -> Result<SeedBlobs, KernelTreeError> {
+    let blobs =
+        fs.blobs().map_err(io::Error::other).map_err(KernelTreeError::at("the index cannot be used"))?;
+    let service = Notices::new(device).and_then(|notices| SeedBlobs::new(blobs, image, notices));
+    service.map_err(KernelTreeError::at("cannot serve the seed's files"))
 }
 
 /// Mounts the image in `files`, at no place, and gives the mount of a directory in it. Changes the working

@@ -10,8 +10,11 @@ mod allocator;
 mod detached;
 mod device;
 mod fusermount;
+mod keeper;
+mod kept;
 mod kernel_tree;
 mod loop_device;
+mod manager;
 mod mode;
 mod open;
 mod overlay;
@@ -24,10 +27,11 @@ use std::path::PathBuf;
 
 pub use detached::{Judge, Ready, Refused, Request, run_detached, run_foreground, start_detached};
 pub use device::{FILE_SYSTEM, mount_fd, raise_read_ahead, unmount_lazily};
+pub use keeper::{ARGUMENT as KEEPER_ARGUMENT, become_keeper, is_kept, keep_if_asked};
 pub use kernel_tree::{KernelTreeError, can_show_by_kernel};
 pub use mode::{Mode, Shown, UnknownMode};
 pub use open::{OpenError, OpenOptions, SeedFs, open_seed};
-pub use runtime::{MountState, Status, Swept, mounts, runtime_directory, status, sweep, unmount};
+pub use runtime::{MountState, Status, Swept, mounts, replace, runtime_directory, status, sweep, unmount};
 pub use server::{Mounted, Server, mount, serve};
 pub use traces::{TraceChoice, TraceFileError, selects};
 
@@ -102,6 +106,9 @@ pub enum MountError {
     /// The server process could not be started or spoken to.
     #[error("the server process cannot be started")]
     Spawn(#[source] io::Error),
+    /// The keeper of the mount cannot be spoken to.
+    #[error("the keeper of the mount cannot be spoken to")]
+    Keeper(#[source] io::Error),
     /// The server process ended before the mount was ready.
     #[error("the server process ended before the mount was ready; its log is {}", log.display())]
     Died {

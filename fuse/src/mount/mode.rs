@@ -57,6 +57,10 @@ pub struct Shown {
 }
 
 impl Shown {
+    pub(super) fn is_by_kernel(&self) -> bool {
+        self.mode == Mode::Kernel.to_string()
+    }
+
     pub(super) fn by_fuse(reason: impl Into<String>) -> Self {
         Self { mode: Mode::Fuse.to_string(), reason: reason.into() }
     }

@@ -1,6 +1,7 @@
 //! From a digest to a file system that is ready: the manifest, the index, nothing else.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -11,7 +12,7 @@ use seed_image::seed::{Outline, Seed, SeedError};
 use seed_image::transport::{Transport, TransportError};
 
 use super::allocator::bound_allocator;
-use super::traces::{self, TraceChoice, TraceFileError};
+use super::traces::{self, Coming, TraceChoice, TraceFileError};
 use crate::blobs::Blobs;
 use crate::fetch::{self, FetchError, Fetcher, Touched};
 use crate::index::{Arriving, IndexFault, IndexedChunks, SeedIndex};
@@ -70,6 +71,9 @@ pub enum OpenError {
     /// The trace that the user named cannot be used.
     #[error("the trace cannot be used")]
     Trace(#[from] TraceFileError),
+    /// The index of a former server cannot be used.
+    #[error("the index of the former server cannot be used")]
+    Memory(#[source] io::Error),
     /// A thread could not be started.
     #[error("a thread cannot be started")]
     Thread(#[source] io::Error),
@@ -88,7 +92,7 @@ impl OpenError {
             Self::Place(error) => error.is_integrity(),
             Self::Seed(error) => error.is_integrity(),
             Self::Index(fault) => fault.is_integrity(),
-            Self::Trace(_) | Self::Thread(_) | Self::Store(_) | Self::Fetch(_) => false,
+            Self::Memory(_) | Self::Trace(_) | Self::Thread(_) | Self::Store(_) | Self::Fetch(_) => false,
         }
     }
 }
@@ -124,8 +128,40 @@ pub fn open_seed(
     let (bytes, arrival) = start_arrival(&transport, &outline, options)?;
     let seed = outline.complete(&*transport)?;
     tracing::debug!(%digest, "the configuration is here");
+    assemble(transport, seed, bytes, arrival, traces, options)
+}
+
+/// Opens a seed again that another process had open: with its whole index, if that had arrived there. Then
+/// nothing is asked of `transport` but chunks.
+pub(super) fn open_again(
+    transport: Arc<dyn Transport>,
+    seed: Seed,
+    index: Option<OwnedFd>,
+    options: &OpenOptions,
+) -> Result<Arc<SeedFs>, OpenError> {
+    bound_allocator();
+    // The file of one may be gone by now: it was no more than a hint.
+    let traces = traces::ask(&transport, &seed.digest, &options.trace).unwrap_or_default();
+    let (bytes, arrival) = match index {
+        Some(memory) => {
+            let bytes = Arriving::shared(memory, options.fetch.read_deadline).map_err(OpenError::Memory)?;
+            (bytes, spawn("index", || ())?)
+        }
+        None => start_arrival(&transport, &seed.outline(), options)?,
+    };
+    assemble(transport, seed, bytes, arrival, traces, options)
+}
+
+fn assemble(
+    transport: Arc<dyn Transport>,
+    seed: Seed,
+    bytes: Arriving,
+    arrival: JoinHandle<()>,
+    traces: Option<Coming>,
+    options: &OpenOptions,
+) -> Result<Arc<SeedFs>, OpenError> {
     let index = Arc::new(SeedIndex::open(bytes, &seed)?);
-    tracing::debug!(%digest, "the index has begun to arrive");
+    tracing::debug!(digest = %seed.digest, "the index has begun to arrive");
 
     let counters = Arc::new(Counters::default());
     let store = StoreConfig {

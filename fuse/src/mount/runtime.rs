@@ -28,6 +28,10 @@ use crate::stats::Stats;
 const MAX_JSON: usize = 64 << 10;
 /// How long a server may take to end after its mount is gone.
 const END_WITHIN: Duration = Duration::from_secs(10);
+/// How long a new server may take to go on with a mount.
+const REPLACED_WITHIN: Duration = Duration::from_secs(20);
+/// How often it is looked whether it does.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// How long a server may take to answer for its status.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
@@ -49,10 +53,22 @@ pub struct MountState {
     /// Which tree it shows, and why: what is asked for, until it is mounted.
     #[serde(flatten)]
     pub shown: Shown,
-    /// The server process.
+    /// The keeper's process, which lives as long as the mount: SIGTERM ends both.
     pub pid: i32,
-    /// When the server process started, in clock ticks after boot: tells it from a later one of that number.
+    /// When that started, in clock ticks after boot: tells it from a later one of that number.
     pub start_time: u64,
+    /// The process that serves the mount now.
+    #[serde(default)]
+    pub server: i32,
+    /// How many have before it.
+    #[serde(default)]
+    pub takeovers: u32,
+    /// Whether a service manager holds the mount when the keeper dies, and starts a new one for it.
+    #[serde(default)]
+    pub managed: bool,
+    /// Whether another server can go on with the mount when this one dies: from Linux 6.9 on.
+    #[serde(default)]
+    pub outlives_server: bool,
     /// The mount namespace, by its inode number.
     pub namespace: u64,
     /// The server's log.
@@ -125,11 +141,21 @@ pub fn mounts(runtime: &Path) -> Result<Vec<MountState>, MountError> {
     Ok(states)
 }
 
-/// Takes away the mounts of servers that were killed, and their states. Called at the start of each command.
+/// Takes away the mounts whose keepers were killed, and their states. Called at the start of each command.
+/// Those that a service manager holds are left to it, and to [`unmount`].
 pub fn sweep(runtime: &Path) -> Result<Swept, MountError> {
+    sweep_those(runtime, |state| !state.managed)
+}
+
+/// Takes away what dead keepers have left at this directory, whoever holds it.
+pub(super) fn sweep_at(runtime: &Path, directory: &Path) -> Result<Swept, MountError> {
+    sweep_those(runtime, |state| state.directory == directory)
+}
+
+fn sweep_those(runtime: &Path, which: impl Fn(&MountState) -> bool) -> Result<Swept, MountError> {
     let mut swept = Swept::default();
     for state in mounts(runtime)? {
-        if is_alive(&state) {
+        if is_alive(&state) || !which(&state) {
             continue;
         }
         if take_away(runtime, &state)? {
@@ -226,6 +252,27 @@ pub fn unmount(runtime: &Path, directory: &Path, lazy: bool) -> Result<(), Mount
     }
 }
 
+/// Lets a new server, of the program as it lies on the disk now, go on with the mount at `directory`. Waits
+/// until it does; if it cannot, the old one stays, and the log says why.
+pub fn replace(runtime: &Path, directory: &Path) -> Result<(), MountError> {
+    let wanted = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
+    let state = shown_at(runtime, &wanted)?.ok_or_else(|| MountError::NotMounted(directory.to_owned()))?;
+    let stays = || MountError::ServerStays { directory: state.directory.clone(), pid: state.server };
+    let keeper = Pid::from_raw(state.pid).ok_or_else(stays)?;
+    let deadline = Instant::now() + REPLACED_WITHIN;
+    rustix::process::kill_process(keeper, rustix::process::Signal::HUP)
+        .map_err(|error| MountError::Spawn(error.into()))?;
+    let file = state_file(runtime, &state.id);
+    // The new server says so in the state, after the old one has ended.
+    while read_state(&file).is_some_and(|now| now.server == state.server) {
+        if Instant::now() >= deadline {
+            return Err(stays());
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    read_state(&file).map(drop).ok_or_else(|| MountError::NotMounted(directory.to_owned()))
+}
+
 /// Asks the server of a mount.
 pub fn status(runtime: &Path, state: &MountState) -> Result<Status, MountError> {
     let socket = runtime.join(format!("{}.sock", state.id));
@@ -265,7 +312,13 @@ pub(super) fn write_state(runtime: &Path, state: &MountState) -> Result<(), Moun
     whole_file::write(&path, &text).map_err(|source| MountError::Runtime { path, source })
 }
 
-/// Removes all files of a mount but its log.
+/// Removes the socket of a server that is no more.
+pub(super) fn remove_socket(runtime: &Path, id: &str) {
+    // There may be none; that another cannot be made is an error of its own.
+    let _ = fs::remove_file(runtime.join(format!("{id}.sock")));
+}
+
+/// Removes all files of a mount.
 pub(super) fn remove(runtime: &Path, id: &str) {
     for extension in ["sock", "json"] {
         let file = runtime.join(format!("{id}.{extension}"));
@@ -342,6 +395,10 @@ mod tests {
             shown: Shown::by_fuse("for a test"),
             pid,
             start_time,
+            server: pid,
+            takeovers: 0,
+            managed: false,
+            outlives_server: true,
             namespace: namespace().unwrap(),
             log: "/nonexistent/log".into(),
         }
@@ -355,6 +412,8 @@ mod tests {
         write_state(runtime.path(), &state("alive", own, start)).unwrap();
         write_state(runtime.path(), &state("other-process-of-that-number", own, start + 1)).unwrap();
         write_state(runtime.path(), &state("dead", i32::MAX, start)).unwrap();
+        let managed = MountState { managed: true, ..state("managed", i32::MAX, start) };
+        write_state(runtime.path(), &managed).unwrap();
         fs::write(runtime.path().join("broken.json"), b"{").unwrap();
         fs::write(runtime.path().join("other-name.json"), serde_json::to_vec(&state("x", 1, 1)).unwrap())
             .unwrap();
@@ -362,7 +421,9 @@ mod tests {
         let swept = sweep(runtime.path()).unwrap();
         assert_eq!((swept.states, swept.unmounted.len()), (2, 0));
         let left: Vec<_> = mounts(runtime.path()).unwrap().into_iter().map(|state| state.id).collect();
-        assert_eq!(left, ["alive"]);
+        assert_eq!(left, ["alive", "managed"]);
+        assert_eq!(sweep_at(runtime.path(), Path::new("/elsewhere")).unwrap().states, 0);
+        assert_eq!(sweep_at(runtime.path(), &managed.directory).unwrap().states, 1);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The threads that answer the kernel.
 
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,8 +9,9 @@ use seed_format::Chain;
 
 use super::device::{self, mount_fd, raise_read_ahead, unmount_lazily};
 use super::kernel_tree::{self, KernelTreeError, Over};
+use super::runtime::MountState;
 use super::{Mode, MountError, SeedFs, Shown, fusermount};
-use crate::kernel::{SeedTree, Serving, Session};
+use crate::kernel::{Negotiated, SeedTree, Service, Serving, Session};
 
 /// A mount that is being served. It ends when the mount is gone.
 #[derive(Debug)]
@@ -25,6 +27,31 @@ pub fn serve(fs: Arc<SeedFs>, subtree: &[u8], device: OwnedFd) -> Result<Server,
     // Nothing is known of the process namespace that the mount was made in.
     let session = Session::begin(device, false).map_err(MountError::Handshake)?;
     start(fs, subtree, session)
+}
+
+/// A server that could begin to answer at any time, on a connection that another serves until now.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    fs: Arc<SeedFs>,
+    session: Session,
+    service: Arc<dyn Service>,
+}
+
+/// Prepares to go on with a mount.
+pub(super) fn prepare(
+    fs: &Arc<SeedFs>,
+    state: &MountState,
+    device: OwnedFd,
+    negotiated: Negotiated,
+) -> Result<Prepared, MountError> {
+    let session = Session::resume(device, negotiated);
+    let service: Arc<dyn Service> = if state.shown.is_by_kernel() {
+        let blobs = kernel_tree::files(fs, &state.id, session.descriptor());
+        Arc::new(blobs.map_err(|error| MountError::Session(std::io::Error::other(error)))?)
+    } else {
+        Arc::new(SeedTree::new(fs.tree(state.subtree.as_bytes())?))
+    };
+    Ok(Prepared { fs: Arc::clone(fs), session, service })
 }
 
 fn start(fs: Arc<SeedFs>, subtree: &[u8], session: Session) -> Result<Server, MountError> {
@@ -56,6 +83,8 @@ pub struct Mounted {
     directory: PathBuf,
     server: Option<Server>,
     shown: Shown,
+    /// The connection and what was agreed on it, for a process that may serve the mount after this one.
+    connection: Option<(OwnedFd, Negotiated)>,
 }
 
 /// Mounts `subtree` of a seed at `directory` and serves it from this process. Who may not mount does so by
@@ -107,7 +136,8 @@ fn mount_by_kernel(
     tree.attach(directory)?;
     let shown = Shown::by_kernel(tree.over.reason());
     let server = Server { serving: tree.serving, fs: Arc::clone(fs) };
-    Ok(Mounted { directory: directory.to_owned(), server: Some(server), shown })
+    let connection = Some(tree.connection);
+    Ok(Mounted { directory: directory.to_owned(), server: Some(server), shown, connection })
 }
 
 fn mount_by_fuse(
@@ -124,11 +154,14 @@ fn mount_by_fuse(
         mount_fd(&directory, source)
     };
     let device = device.map_err(|source| MountError::Directory { directory: directory.clone(), source })?;
-    let session = Session::begin(device, true).map_err(MountError::Handshake);
-    match session.and_then(|session| start(fs, subtree, session)) {
-        Ok(server) => {
+    let served = Session::begin(device, true).map_err(MountError::Handshake).and_then(|session| {
+        let connection = session.connection().map_err(MountError::Handshake)?;
+        Ok((start(fs, subtree, session)?, connection))
+    });
+    match served {
+        Ok((server, connection)) => {
             raise_read_ahead(&directory);
-            Ok(Mounted { directory, server: Some(server), shown })
+            Ok(Mounted { directory, server: Some(server), shown, connection: Some(connection) })
         }
         Err(error) => {
             let _ = unmount_lazily(&directory);
@@ -138,6 +171,27 @@ fn mount_by_fuse(
 }
 
 impl Mounted {
+    /// Serves a mount that another process has made, and served until now.
+    pub(super) fn go_on(prepared: Prepared, state: &MountState) -> Result<Self, MountError> {
+        let Prepared { fs, session, service } = prepared;
+        let serving = session.serve(service, Arc::clone(fs.counters())).map_err(MountError::Thread)?;
+        Ok(Self {
+            directory: state.directory.clone(),
+            server: Some(Server { serving, fs }),
+            shown: state.shown.clone(),
+            connection: None,
+        })
+    }
+
+    /// Gives the connection to who keeps it, which is to be done once.
+    pub(super) fn hand_over<T>(
+        &mut self,
+        give: impl FnOnce(BorrowedFd<'_>, Negotiated) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let (device, negotiated) = self.connection.take().ok_or(io::ErrorKind::NotFound)?;
+        give(device.as_fd(), negotiated)
+    }
+
     /// Where the mount is.
     pub fn directory(&self) -> &Path {
         &self.directory

@@ -19,6 +19,7 @@ pub struct World {
     pub root: tempfile::TempDir,
     pub seed: Seed,
     pub servers: RefCell<Vec<i32>>,
+    pub program: PathBuf,
 }
 
 /// No server outlives its test, also when that fails.
@@ -44,7 +45,7 @@ impl World {
         fs::write(store.join(NAME).join("data"), vec![7; 300_000]).unwrap();
         fs::create_dir(root.path().join("mnt")).unwrap();
         let seed = pack(&store, &[vec![NAME.to_owned()]], &[], &root.path().join("layout"), 64 << 10);
-        Self { root, seed, servers: RefCell::default() }
+        Self { root, seed, servers: RefCell::default(), program: env!("CARGO_BIN_EXE_seed-mount").into() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -56,7 +57,7 @@ impl World {
     }
 
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_seed-mount"));
+        let mut command = Command::new(&self.program);
         command.current_dir(self.root.path());
         command
     }

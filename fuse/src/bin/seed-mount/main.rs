@@ -9,8 +9,6 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroU64;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -19,8 +17,8 @@ use anyhow::{Context, anyhow, bail};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use seed_fuse::mount::{
-    Failure, Mode, MountError, Ready, Refused, Request, TraceChoice, mounts, run_detached, run_foreground,
-    runtime_directory, start_detached, status, sweep, unmount,
+    Failure, Mode, MountError, Ready, Refused, Request, TraceChoice, become_keeper, is_kept, keep_if_asked,
+    mounts, replace, run_detached, run_foreground, runtime_directory, start_detached, status, sweep, unmount,
 };
 use seed_image::reference::{Location, Reference};
 use seed_image::seed::{Seed, label};
@@ -36,10 +34,10 @@ const POLICY: &str = "/etc/nix-seed/policy.toml";
 #[command(name = "seed-mount", version, max_term_width = 100, after_help = EXAMPLES)]
 struct Arguments {
     /// The seed: oci:DIR[:TAG][@sha256:…] or HOST[:PORT]/REPOSITORY[:TAG][@sha256:…]
-    #[arg(required_unless_present_any = ["unmount", "list", "serve"])]
+    #[arg(required_unless_present_any = ["unmount", "replace", "list", "serve"])]
     reference: Option<String>,
     /// The directory to mount at
-    #[arg(required_unless_present_any = ["unmount", "list", "serve"])]
+    #[arg(required_unless_present_any = ["unmount", "replace", "list", "serve"])]
     directory: Option<PathBuf>,
     /// Options as mount(8) gives them: any long option of this program, with its value after `=`
     #[arg(short = 'o', value_name = "OPTION,…")]
@@ -52,6 +50,9 @@ struct Arguments {
     /// With --unmount: also while it is in use
     #[arg(long)]
     lazy: bool,
+    /// Let the program as it is on the disk now go on with the mount at DIR, while it is used
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["reference", "list", "unmount"])]
+    replace: Option<PathBuf>,
     /// Print the live mounts and their counters, a line of JSON for each
     #[arg(long, conflicts_with = "reference")]
     list: bool,
@@ -143,6 +144,9 @@ struct How {
 }
 
 fn main() -> ExitCode {
+    if let Some(end) = keep_if_asked() {
+        return end;
+    }
     let arguments = match parse(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -227,6 +231,12 @@ fn run(arguments: &Arguments, trace: &Trace) -> anyhow::Result<()> {
         run_detached(&|request, seed| judge(how, request, seed).map(drop))?;
         return Ok(());
     }
+    if how.foreground && !is_kept() {
+        let program = std::env::current_exe().context("cannot find this program")?;
+        let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+        let arguments: Vec<_> = arguments.iter().map(OsString::as_os_str).collect();
+        return Err(become_keeper(&program, &arguments)).context("cannot become the keeper of the mount");
+    }
     let runtime = runtime_directory();
     let swept = sweep(&runtime)?;
     for directory in &swept.unmounted {
@@ -235,6 +245,9 @@ fn run(arguments: &Arguments, trace: &Trace) -> anyhow::Result<()> {
     if let Some(directory) = &arguments.unmount {
         unmount(&runtime, directory, arguments.lazy)?;
         return Ok(());
+    }
+    if let Some(directory) = &arguments.replace {
+        return Ok(replace(&runtime, directory)?);
     }
     if arguments.list {
         return list(&runtime);
@@ -246,7 +259,6 @@ fn run(arguments: &Arguments, trace: &Trace) -> anyhow::Result<()> {
     if how.foreground {
         let judge = |request: &Request, seed: &Seed| judge(how, request, seed).map(drop);
         run_foreground(&request, &judge, |ready| {
-            notify_systemd();
             told(trace, ready);
             let _ = report(arguments, ready);
         })?;
@@ -350,20 +362,6 @@ fn list(runtime: &Path) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Tells the service manager that the mount is ready (`sd_notify(3)`), if one waits for it.
-fn notify_systemd() {
-    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let path = socket.as_encoded_bytes();
-    let address = match path.strip_prefix(b"@") {
-        Some(name) => SocketAddr::from_abstract_name(name),
-        None => SocketAddr::from_pathname(&socket),
-    };
-    let sent = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address));
-    if let Err(error) = sent {
-        tracing::warn!(%error, "the service manager cannot be told");
-    }
 }
 
 fn default_cache() -> PathBuf {
