@@ -79,6 +79,7 @@ pub(crate) enum Command {
     Verify(command::verify::Args),
     Trace(command::trace::Args),
     Status(command::status::Args),
+    Report(command::report::Args),
     Gc(command::gc::Args),
     Doctor(command::doctor::Args),
     Completions(command::completions::Args),

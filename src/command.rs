@@ -14,6 +14,7 @@ pub(crate) mod man;
 pub(crate) mod mount;
 pub(crate) mod pack;
 pub(crate) mod pull;
+pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod status;
 pub(crate) mod trace;
@@ -60,6 +61,7 @@ fn run(session: &Session<'_>, command: &Command) -> Result<ExitCode> {
         Command::Check(args) => check::run(session, args),
         Command::Verify(args) => verify::run(session, args),
         Command::Status(args) => status::run(session, args),
+        Command::Report(args) => report::run(session, args),
         Command::Gc(args) => gc::run(session, args),
         Command::Completions(_) | Command::Man(_) | Command::Help(_) => Ok(()),
     }?;

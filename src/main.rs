@@ -14,6 +14,7 @@ mod error;
 mod gate;
 mod nix_settings;
 mod packing;
+mod page;
 mod place;
 mod printer;
 mod project;

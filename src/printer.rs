@@ -106,6 +106,11 @@ impl Printer {
         if self.shared.json { self.json(data) } else { write_out(format_args!("{data}\n")) }
     }
 
+    /// Whether data is printed as JSON.
+    pub(crate) fn is_json(&self) -> bool {
+        self.shared.json
+    }
+
     /// Prints one line of JSON.
     pub(crate) fn json(&self, data: &impl Serialize) -> Result<()> {
         write_out(format_args!("{}\n", serde_json::to_string(data)?))

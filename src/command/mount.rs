@@ -52,6 +52,9 @@ pub(crate) struct Args {
     /// Fetch only what is read, and nothing ahead
     #[arg(long)]
     no_fill: bool,
+    /// Offer the counters to Prometheus at this port of this machine: 127.0.0.1:9100
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<std::net::SocketAddr>,
     #[command(flatten)]
     ahead: Ahead,
     #[command(flatten)]
@@ -112,6 +115,7 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
         others: args.allow_other,
         fill: !args.no_fill,
         trace: args.ahead.choice_or_all(),
+        metrics: args.metrics,
         ..session.mount_request(&args.seed, &dir, part.subtree())
     };
     let mut judge = args.judge.clone();

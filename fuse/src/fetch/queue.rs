@@ -19,6 +19,7 @@ use super::order::Ordered;
 use super::pace::Pace;
 use super::plan::{self, Span, Sweep};
 use super::waiter::Waiter;
+use crate::activity::Cause;
 use crate::store::ChunkStore;
 
 /// Compressed bytes of neighbours that a read's own range takes along: about a millisecond of the link.
@@ -55,6 +56,15 @@ pub(super) enum Class {
 }
 
 impl Class {
+    /// What is told to those who look.
+    pub(super) fn cause(self) -> Cause {
+        match self {
+            Self::Demand | Self::Again => Cause::Demand,
+            Self::Ahead => Cause::Ahead,
+            Self::Fill => Cause::Fill,
+        }
+    }
+
     pub(super) fn is_demand(self) -> bool {
         matches!(self, Self::Demand | Self::Again | Self::Late)
     }

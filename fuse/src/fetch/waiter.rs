@@ -62,6 +62,7 @@ impl Waiter {
         let chunks = std::mem::take(&mut inner.slots).into_iter().flatten().collect();
         drop(inner);
         add_micros(&counters.demand_wait_us, self.since.elapsed());
+        counters.activity.waited(self.first, self.since);
         done(Ok(chunks));
     }
 

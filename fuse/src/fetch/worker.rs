@@ -126,6 +126,7 @@ fn ask(shared: &Shared, job: &Job) -> Result<Vec<u8>, SourceError> {
         return Err(SourceError::Length { wanted: span.bytes(), got: bytes.len() as u64 });
     }
     add(&shared.counters.bytes_fetched, span.bytes());
+    shared.counters.activity.came(job.class.cause(), span.bytes(), begin);
     shared.lock().answered(begin.elapsed());
     Ok(bytes)
 }
@@ -320,6 +321,7 @@ fn admit_all(
         for (id, place, range) in batch {
             match shared.store.admit(&place.digest, &buffer, range) {
                 Ok(chunk) => {
+                    shared.counters.activity.fetched(shared.map.count(), id);
                     shared.deliver(id, &chunk);
                     admitted.push(chunk);
                 }

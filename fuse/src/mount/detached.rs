@@ -8,6 +8,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -81,6 +82,9 @@ pub struct Request {
     /// Which traces say what is fetched ahead.
     #[serde(default)]
     pub trace: TraceChoice,
+    /// A port of this machine at which Prometheus finds the counters.
+    #[serde(default)]
+    pub metrics: Option<SocketAddr>,
     /// Registries that are spoken to in plain HTTP.
     pub insecure_hosts: Vec<String>,
     /// Directories of `HOST/hosts.toml`; `None` for the usual ones.
@@ -111,6 +115,7 @@ impl Request {
             fill,
             fill_rate,
             trace: TraceChoice::All,
+            metrics: None,
             insecure_hosts: Vec::new(),
             hosts_dirs: None,
             ca_file: None,
@@ -303,6 +308,7 @@ impl Mount {
             outlives_server: false,
             namespace: namespace().unwrap_or_default(),
             log,
+            metrics: request.metrics,
         };
         // Before there is a mount to leave behind: a signal that comes early waits until it is served.
         let signals = Signals::new([SIGTERM, SIGINT]).map_err(MountError::Spawn)?;

@@ -18,8 +18,10 @@ mod manager;
 mod mode;
 mod open;
 mod overlay;
+mod report;
 mod runtime;
 mod server;
+mod telling;
 mod traces;
 
 use std::io;
@@ -31,8 +33,10 @@ pub use keeper::{ARGUMENT as KEEPER_ARGUMENT, become_keeper, is_kept, keep_if_as
 pub use kernel_tree::{KernelTreeError, can_show_by_kernel};
 pub use mode::{Mode, Shown, UnknownMode};
 pub use open::{OpenError, OpenOptions, SeedFs, open_seed};
+pub use report::{Report, Use};
 pub use runtime::{MountState, Status, Swept, mounts, replace, runtime_directory, status, sweep, unmount};
 pub use server::{Mounted, Server, mount, serve};
+pub use telling::report;
 pub use traces::{TraceChoice, TraceFileError, selects};
 
 use crate::tree::TreeError;
@@ -122,6 +126,14 @@ pub enum MountError {
         message: String,
         /// Of which kind it is.
         failure: Failure,
+    },
+    /// The counters cannot be told of at this port.
+    #[error("metrics cannot be offered at {port}")]
+    Metrics {
+        /// The address.
+        port: std::net::SocketAddr,
+        /// What is wrong with it.
+        source: io::Error,
     },
     /// The seed may not be mounted.
     #[error(transparent)]

@@ -6,6 +6,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use seed_image::whole_file;
 use serde::{Deserialize, Serialize};
 
 use super::device::{self, MountLine, mount_table, unmount_lazily};
-use super::{MountError, SeedFs, Shown};
+use super::{MountError, SeedFs, Shown, telling};
 use crate::stats::Stats;
 
 /// Largest state or status that is read, in bytes.
@@ -73,6 +74,9 @@ pub struct MountState {
     pub namespace: u64,
     /// The server's log.
     pub log: PathBuf,
+    /// Where metrics are offered, besides the runtime directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<SocketAddr>,
 }
 
 /// What a server says of itself.
@@ -287,6 +291,7 @@ pub fn status(runtime: &Path, state: &MountState) -> Result<Status, MountError> 
 
 /// Answers [`status`] until the process ends.
 pub(super) fn answer_status(runtime: &Path, state: MountState, fs: Arc<SeedFs>) -> Result<(), MountError> {
+    telling::tell(runtime, &state, &fs)?;
     let path = runtime.join(format!("{}.sock", state.id));
     let listener = UnixListener::bind(&path).map_err(|source| MountError::Runtime { path, source })?;
     let answer = move || {
@@ -320,7 +325,7 @@ pub(super) fn remove_socket(runtime: &Path, id: &str) {
 
 /// Removes all files of a mount.
 pub(super) fn remove(runtime: &Path, id: &str) {
-    for extension in ["sock", "json"] {
+    for extension in ["sock", telling::SOCKET, "json"] {
         let file = runtime.join(format!("{id}.{extension}"));
         match fs::remove_file(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -374,7 +379,7 @@ fn namespace_lives(namespace: u64) -> bool {
 }
 
 /// Resident memory of this process, in bytes.
-fn resident() -> u64 {
+pub(super) fn resident() -> u64 {
     let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
     pages * rustix::param::page_size() as u64
@@ -401,6 +406,7 @@ mod tests {
             outlives_server: true,
             namespace: namespace().unwrap(),
             log: "/nonexistent/log".into(),
+            metrics: None,
         }
     }
 

@@ -129,6 +129,9 @@ struct How {
     /// Fetch ahead what traces say: those of a target (`develop`, `build hello`), of all, one in a file, or none
     #[arg(long, value_name = "TARGET|FILE|none", default_value = "all")]
     trace: String,
+    /// Offer the counters to Prometheus at this port of this machine: 127.0.0.1:9100
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<std::net::SocketAddr>,
     /// Speak plain HTTP to this registry
     #[arg(long, value_name = "HOST[:PORT]")]
     insecure: Vec<String>,
@@ -311,6 +314,7 @@ fn request(how: &How, reference: &str, directory: &Path) -> anyhow::Result<Reque
         fill: !how.no_fill,
         fill_rate: how.fill_rate,
         trace: TraceChoice::written(&how.trace),
+        metrics: how.metrics,
         insecure_hosts: how.insecure.clone(),
         ..Request::new(&reference, &directory, subtree)
     })
