@@ -49,7 +49,7 @@ fn write_mount(page: &mut String, report: &Report) -> fmt::Result {
         "<main>\n<header>\n<h1>{}</h1>\n<p class=\"seed\">{}</p>\n<p class=\"how\">{} · process {} · mounted for {} · {} resident</p>\n</header>",
         Text(&state.directory.display()),
         Text(&state.reference),
-        Text(&state.mode),
+        Text(&state.shown.mode),
         state.pid,
         seconds(Duration::from_micros(report.age)),
         bytes(report.resident),
