@@ -59,7 +59,7 @@ impl Class {
     /// What is told to those who look.
     pub(super) fn cause(self) -> Cause {
         match self {
-            Self::Demand | Self::Again => Cause::Demand,
+            Self::Demand | Self::Again | Self::Late => Cause::Demand,
             Self::Ahead => Cause::Ahead,
             Self::Fill => Cause::Fill,
         }

@@ -170,7 +170,7 @@ fn stream(shared: &Shared, job: &Job, parts: &[Span], came: &mut usize) -> Resul
     let mut source = shared.source.stream(&layer, span.blob.clone(), deadline)?;
     let mut at = span.blob.start;
     // Time in which bytes waited for a processor is not the link's.
-    let (mut first_byte, mut waited) = (None, Duration::ZERO);
+    let (mut first_byte, mut waited, mut since) = (None, Duration::ZERO, begin);
     for part in parts {
         let mut bytes = shared.spare_buffer();
         let gap = part.blob.start.saturating_sub(at);
@@ -180,6 +180,7 @@ fn stream(shared: &Shared, job: &Job, parts: &[Span], came: &mut usize) -> Resul
         source.read_exact(&mut bytes).map_err(|error| cut_short(error, span))?;
         first_byte.get_or_insert_with(|| begin.elapsed());
         add(&shared.counters.bytes_fetched, gap + part.bytes());
+        shared.counters.activity.came(class.cause(), gap + part.bytes(), since);
         at = part.blob.end;
         *came += 1;
         let put = Instant::now();
@@ -187,6 +188,7 @@ fn stream(shared: &Shared, job: &Job, parts: &[Span], came: &mut usize) -> Resul
         let size = part.span.bytes();
         let choked = shared.inbox.put(Fetched { job: part, answer: Ok(bytes) });
         waited += put.elapsed();
+        since = Instant::now();
         let mut queue = shared.lock();
         let active = queue.active();
         queue.pace.received(Instant::now(), size, choked, active);
