@@ -299,3 +299,32 @@ fn a_collector_is_told_of_the_mount() {
         assert_eq!((&spans[0]["name"], &spans[0]["status"]), (&"seed-mount".into(), &"Error".into()));
     });
 }
+
+#[test]
+fn a_killed_reader_does_not_wait() {
+    in_private_namespace(|| {
+        let world = World::new();
+        // Whoever opens the layer waits for a writer that does not come.
+        let layer = world.seed.layout.join("blobs/sha256").join(world.seed.manifest.layers[0].digest.hex());
+        fs::remove_file(&layer).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &layer, rustix::fs::Mode::RUSR).unwrap();
+        world.mount("mnt", &["--mode", "fuse", "--deadline", "600"]);
+        // Unlike one for the page cache, such a read is waited for by the server's answer alone.
+        let file = world.path("mnt").join(NAME).join("data");
+        let mut reader = Command::new("dd")
+            .args(["iflag=direct", "bs=4096", "count=1", "of=/dev/null", "status=none"])
+            .arg(format!("if={}", file.display()))
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(reader.id()).unwrap();
+        wait_until("its read", || world.statuses()[0].stats.fuse_reads > 0);
+        // dd handles this one: the kernel says that it was interrupted, and will not say so again.
+        send(pid, Signal::USR1);
+        assert!(alive(pid));
+        send(pid, Signal::KILL);
+        wait_until("its end", || !alive(pid));
+        reader.wait().unwrap();
+        world.unmount("mnt");
+        assert_eq!(state_files(), 0);
+    });
+}

@@ -414,3 +414,239 @@ fn kind(kind: FileType) -> u32 {
         FileType::Symlink => file_type::SYMLINK,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::super::service::Space;
+    use super::super::wire::OutHeader;
+    use super::*;
+    use crate::tree::ListedEntry;
+
+    /// A root with the file 2, called `file`, of three bytes. It panics for inode 3.
+    #[derive(Debug)]
+    struct Sample;
+
+    const FILE: Attr = Attr { ino: Ino(2), kind: FileType::Regular, mode: 0o444, size: 3, nlink: 1 };
+
+    impl Service for Sample {
+        fn lookup(&self, _: Ino, name: &[u8]) -> Result<Option<Attr>, Errno> {
+            Ok((name == b"file").then_some(FILE))
+        }
+
+        fn attr(&self, ino: Ino) -> Result<Attr, Errno> {
+            assert_ne!(ino, Ino(3), "a bug");
+            Ok(Attr { ino, ..FILE })
+        }
+
+        fn read_link(&self, _: Ino) -> Result<&[u8], Errno> {
+            Err(Errno::INVAL)
+        }
+
+        fn list(
+            &self,
+            _: Ino,
+            cursor: u64,
+            each: &mut dyn FnMut(&ListedEntry<'_>) -> bool,
+        ) -> Result<(), Errno> {
+            for next in cursor + 1..=3 {
+                let entry = ListedEntry { name: b"file", ino: Ino(2), kind: FileType::Regular, next };
+                if !each(&entry) {
+                    break;
+                }
+            }
+            Ok(())
+        }
+
+        fn space(&self) -> Space {
+            Space { bytes: 4097, files: 2 }
+        }
+
+        fn read_now(&self, _: Ino, _: u64, _: u32, reply: ReadReply) -> Result<(), ReadReply> {
+            Err(reply)
+        }
+
+        fn read(&self, _: Ino, _: u64, _: u32, reply: ReadReply) {
+            drop(reply);
+        }
+    }
+
+    /// The kernel's side of a connection: each message is whole, as on the device.
+    struct Kernel(UnixDatagram);
+
+    fn connection() -> (OwnedFd, Kernel) {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        (ours.into(), Kernel(theirs))
+    }
+
+    impl Kernel {
+        fn ask(&self, opcode: u32, nodeid: u64, body: &[u8]) {
+            let len = u32::try_from(InHeader::SIZE + body.len()).unwrap();
+            let header = InHeader { len, opcode, unique: 8, nodeid, ..InHeader::default() };
+            self.0.send(&[&header.encode()[..], body].concat()).unwrap();
+        }
+
+        fn answer(&self) -> (OutHeader, Vec<u8>) {
+            let mut bytes = vec![0; 4096];
+            let len = self.0.recv(&mut bytes).unwrap();
+            bytes.truncate(len);
+            let header = OutHeader::decode(&bytes).unwrap();
+            assert_eq!(header.len as usize, len);
+            (header, bytes.split_off(OutHeader::SIZE))
+        }
+
+        fn begin(&self, device: OwnedFd, asked: &InitIn) -> (io::Result<Session>, OutHeader, Vec<u8>) {
+            self.ask(opcode::INIT, 0, &asked.encode());
+            let session = Session::begin(device, false);
+            let (header, body) = self.answer();
+            (session, header, body)
+        }
+    }
+
+    const ASKED: InitIn = InitIn {
+        major: 7,
+        minor: 45,
+        max_readahead: 131_072,
+        flags: 1 | 1 << 13 | 1 << 17 | 1 << 18 | 1 << 22 | 1 << 23 | 1 << 24 | 1 << 30 | 1 << 15,
+        flags2: 1 << 7 | 1 << 9,
+    };
+
+    #[test]
+    fn what_is_agreed() {
+        let (device, kernel) = connection();
+        let (session, header, body) = kernel.begin(device, &ASKED);
+        assert_eq!((header.error, header.unique), (0, 8));
+        let expected = InitOut {
+            major: 7,
+            minor: 41,
+            max_readahead: 131_072,
+            // What was offered and not wanted is not taken.
+            flags: ASKED.flags & !(1 << 15),
+            flags2: 1 << 7,
+            max_background: 128,
+            congestion_threshold: 96,
+            max_write: 4096,
+            time_gran: 1,
+            max_pages: 256,
+            ..InitOut::default()
+        };
+        assert_eq!(InitOut::decode(&body), Some(expected));
+        let (_, negotiated) = session.unwrap().connection().unwrap();
+        assert!(negotiated.has_resend() && negotiated.minor == 45);
+
+        // What an old kernel lacks costs nothing else.
+        let (device, kernel) = connection();
+        let old = InitIn { minor: 31, flags: 1 | 1 << 13 | 1 << 17, flags2: 0, ..ASKED };
+        let (session, _, body) = kernel.begin(device, &old);
+        assert_eq!(InitOut::decode(&body).unwrap().flags, old.flags);
+        assert!(!session.unwrap().connection().unwrap().1.has_resend());
+    }
+
+    #[test]
+    fn what_cannot_be_agreed() {
+        let (device, kernel) = connection();
+        let (session, header, _) = kernel.begin(device, &InitIn { minor: 22, ..ASKED });
+        assert_eq!(header.error, -Errno::PROTO.raw_os_error());
+        assert!(session.unwrap_err().to_string().contains("7.22, which is too old"));
+
+        let (device, kernel) = connection();
+        kernel.ask(opcode::LOOKUP, 1, b"file\0");
+        assert!(Session::begin(device, false).is_err());
+        assert_eq!(kernel.answer().0.error, -Errno::IO.raw_os_error());
+
+        // A later kernel asks once more, in our version.
+        let (device, kernel) = connection();
+        kernel.ask(opcode::INIT, 0, &InitIn { major: 8, ..ASKED }.encode());
+        kernel.ask(opcode::INIT, 0, &ASKED.encode());
+        assert!(Session::begin(device, false).is_ok());
+        assert_eq!(InitOut::decode(&kernel.answer().1).unwrap().major, 7);
+        assert_eq!(InitOut::decode(&kernel.answer().1).unwrap().max_pages, 256);
+    }
+
+    /// Serves the sample on a connection that another server had.
+    fn served() -> (Serving, Kernel) {
+        let (device, kernel) = connection();
+        let capabilities = capability::HAS_RESEND;
+        let negotiated = Negotiated { minor: 45, capabilities, max_readahead: 0, sees_threads: false };
+        let serving = Session::resume(device, negotiated).serve(Arc::new(Sample), Arc::default()).unwrap();
+        let (resend, body) = kernel.answer();
+        assert_eq!(
+            (resend.unique, resend.error, body.len()),
+            (0, wire::NOTIFY_RESEND, 0),
+            "what was lost is asked for"
+        );
+        (serving, kernel)
+    }
+
+    #[test]
+    fn requests_and_answers() {
+        let (_serving, kernel) = served();
+        let read = |size| ReadIn { size, ..ReadIn::default() }.encode();
+        let plus = EntryHead::SIZE + wire::Attr::SIZE;
+        // Request, inode, body; error and bytes of the answer.
+        for (asked, nodeid, body, error, bytes) in [
+            (opcode::LOOKUP, 1, &b"file\0"[..], 0, plus),
+            (opcode::LOOKUP, 1, b"none\0", 0, plus),
+            (opcode::LOOKUP, 1, b"no end", Errno::INVAL.raw_os_error(), 0),
+            (opcode::GETATTR, 2, b"", 0, AttrHead::SIZE + wire::Attr::SIZE),
+            (opcode::GETATTR, 3, b"", Errno::IO.raw_os_error(), 0),
+            (opcode::READLINK, 2, b"", Errno::INVAL.raw_os_error(), 0),
+            (opcode::READ, 2, &read(10), Errno::IO.raw_os_error(), 0),
+            (opcode::READ, 2, b"short", Errno::INVAL.raw_os_error(), 0),
+            (opcode::READDIR, 1, &read(4096), 0, 3 * 32),
+            (opcode::READDIR, 1, &read(95), 0, 2 * 32),
+            (opcode::READDIRPLUS, 1, &read(4096), 0, 3 * (plus + 32)),
+            (opcode::STATFS, 1, b"", 0, StatfsOut::SIZE),
+            (opcode::RELEASE, 2, b"", 0, 0),
+            // OPEN, OPENDIR, FLUSH, GETXATTR, and one that nobody knows.
+            (14, 2, b"", Errno::NOSYS.raw_os_error(), 0),
+            (27, 1, b"", Errno::NOSYS.raw_os_error(), 0),
+            (25, 2, b"", Errno::NOSYS.raw_os_error(), 0),
+            (22, 2, b"", Errno::NOSYS.raw_os_error(), 0),
+            (4000, 2, b"", Errno::NOSYS.raw_os_error(), 0),
+        ] {
+            kernel.ask(asked, nodeid, body);
+            let (header, answer) = kernel.answer();
+            assert_eq!(
+                (header.unique, header.error, answer.len()),
+                (8, -error, bytes),
+                "{asked} of {nodeid}"
+            );
+        }
+        // These have no answer: what comes next is that of the last.
+        kernel.ask(opcode::FORGET, 2, &[0; 8]);
+        kernel.ask(opcode::BATCH_FORGET, 0, &[0; 8]);
+        kernel.ask(opcode::INTERRUPT, 0, &[0; 8]);
+        kernel.ask(opcode::INTERRUPT, 0, b"");
+        kernel.ask(opcode::STATFS, 1, b"");
+        let (_, answer) = kernel.answer();
+        let space = StatfsOut::decode(&answer).unwrap();
+        assert_eq!((space.blocks, space.files, space.bfree), (2, 2, 0));
+    }
+
+    #[test]
+    fn a_missing_name_is_remembered_for_ever() {
+        let (_serving, kernel) = served();
+        for (name, nodeid) in [(&b"file\0"[..], 2), (b"none\0", 0)] {
+            kernel.ask(opcode::LOOKUP, 1, name);
+            let (_, answer) = kernel.answer();
+            let entry = EntryHead::decode(&answer).unwrap();
+            assert_eq!((entry.nodeid, entry.entry_valid, entry.attr_valid), (nodeid, TTL, TTL));
+            let attr = wire::Attr::decode(&answer[EntryHead::SIZE..]).unwrap();
+            let expected = if nodeid == 0 { (0, 0, 0, 0) } else { (2, 0o100_444, 3, 1) };
+            assert_eq!((attr.ino, attr.mode, attr.size, attr.mtime), expected);
+        }
+    }
+
+    /// The format of what the kernel sends is not ours to trust blindly: it is refused, not guessed.
+    #[test]
+    fn a_request_that_is_cut_off_ends_the_session() {
+        let (serving, kernel) = served();
+        let header = InHeader { len: 100, opcode: opcode::STATFS, ..InHeader::default() };
+        for _ in 0..threads() {
+            kernel.0.send(&header.encode()).unwrap();
+        }
+        assert!(serving.wait().is_err());
+    }
+}
