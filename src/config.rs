@@ -33,12 +33,16 @@ enum Kind {
 /// Every key, `section.key`, and what it holds.
 const KEYS: &[(&str, Kind)] = &[
     ("cache.dir", Kind::Text),
+    ("cache.from", Kind::List),
+    ("cache.keep-free", Kind::Text),
     ("cache.records-days", Kind::Toml),
     ("cache.records-size", Kind::Text),
     ("cache.size", Kind::Text),
     ("image.repository", Kind::Text),
     ("mount.mode", Kind::Text),
     ("network.connections", Kind::Toml),
+    ("network.metered", Kind::Toml),
+    ("network.rate", Kind::Text),
     ("network.timeout", Kind::Toml),
     ("otlp.endpoint", Kind::Text),
     ("registry.ca-file", Kind::Text),
@@ -69,6 +73,10 @@ pub(crate) struct Config {
 pub(crate) struct Cache {
     /// Its directory.
     pub(crate) dir: PathBuf,
+    /// Further caches, which are only read.
+    pub(crate) from: Vec<PathBuf>,
+    /// Bytes that stay free on its disk; `None` for the usual reserve.
+    pub(crate) keep_free: Option<ByteSize>,
     /// How large the chunks may become.
     pub(crate) size: ByteSize,
     /// How large the records of packed layers may become, and the indexes of mounted seeds.
@@ -101,6 +109,10 @@ pub(crate) struct Network {
     pub(crate) connections: u16,
     /// Seconds until an operation fails, retries included.
     pub(crate) timeout: u32,
+    /// Bytes a second for what no read waits for; `None` for no limit.
+    pub(crate) rate: Option<ByteSize>,
+    /// Nothing is fetched but what is read.
+    pub(crate) metered: bool,
 }
 
 /// `[otlp]`: the OpenTelemetry collector.
@@ -145,6 +157,8 @@ impl Default for Cache {
     fn default() -> Self {
         Self {
             dir: directory("/var/cache", "XDG_CACHE_HOME", ".cache"),
+            from: Vec::new(),
+            keep_free: None,
             size: ByteSize::gib(20),
             records_size: ByteSize::gib(1),
             records_days: 60,
@@ -154,7 +168,7 @@ impl Default for Cache {
 
 impl Default for Network {
     fn default() -> Self {
-        Self { connections: 32, timeout: 60 }
+        Self { connections: 32, timeout: 60, rate: None, metered: false }
     }
 }
 

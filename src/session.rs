@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::fs;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,7 +14,7 @@ use seed_image::transport::{self, Transport, TransportOptions, remembered};
 use seed_policy::{Approved, Evidence, Policy, decide};
 use serde::{Deserialize, Serialize};
 
-use crate::config::Config;
+use crate::config::{ByteSize, Config};
 use crate::error::{Error, Exit, Result, ResultExt};
 use crate::printer::Printer;
 use crate::{sandboxes, signals, temporary};
@@ -77,6 +78,7 @@ impl<'a> Session<'a> {
         let mut options = TransportOptions::from_env();
         options.insecure_hosts.extend(registry.insecure.iter().cloned());
         options.connections = usize::from(network.connections);
+        options.read_also.clone_from(&self.config.cache.from);
         options.operation_timeout = Duration::from_secs(network.timeout.into());
         if let Some(dirs) = &registry.hosts_dirs {
             options.hosts_dirs.clone_from(dirs);
@@ -139,20 +141,28 @@ impl<'a> Session<'a> {
         let mut options = OpenOptions {
             cache: Some(self.config.cache.dir.clone()),
             cache_limit: self.config.cache.size.bytes(),
+            keep_free: self.config.cache.keep_free.map(ByteSize::bytes),
+            read_also: self.config.cache.from.clone(),
             ..OpenOptions::default()
         };
         options.fetch.connections = usize::from(self.config.network.connections);
         options.fetch.read_deadline = Duration::from_secs(self.config.network.timeout.into());
+        options.fetch.rate = self.config.network.rate.and_then(|rate| NonZeroU64::new(rate.bytes()));
+        options.fetch.metered = self.config.network.metered;
         options
     }
 
     /// What a server process is asked to mount.
     pub(crate) fn mount_request(&self, reference: &Reference, dir: &Path, subtree: &str) -> Request {
-        let OpenOptions { cache, cache_limit, fetch, .. } = self.open_options();
+        let OpenOptions { cache, cache_limit, keep_free, read_also, fetch, .. } = self.open_options();
         Request {
             runtime: self.runtime(),
             cache,
             cache_limit,
+            keep_free,
+            read_also,
+            rate: fetch.rate,
+            metered: fetch.metered,
             connections: fetch.connections,
             read_deadline: fetch.read_deadline,
             insecure_hosts: self.config.registry.insecure.clone(),

@@ -41,7 +41,7 @@ fn it_is_installed_where_there_is_none() {
                 database: (subtree == "nix/store").then(|| database.clone()),
                 ..Request::new(&reference, &world.path("mnt"), subtree)
             };
-            let ready = start_detached(program, &["--serve".as_ref()], &request).unwrap();
+            let ready = start_detached(program, &["--serve".as_ref()], &request, &mut |_| ()).unwrap();
             world.servers.borrow_mut().push(ready.state.pid);
         };
         mount("nix");

@@ -50,6 +50,26 @@ fn mount_use_unmount() {
 }
 
 #[test]
+fn a_mount_that_waited_for_everything_needs_its_source_no_more() {
+    in_private_namespace(|| {
+        let world = World::new();
+        world.mount("mnt", &["--wait", "full", "--keep-free", "0"]);
+        fs::rename(world.path("layout"), world.path("gone")).unwrap();
+        assert_eq!(fs::read(world.path("mnt").join(NAME).join("data")).unwrap(), vec![7; 300_000]);
+        world.unmount("mnt");
+        fs::rename(world.path("gone"), world.path("layout")).unwrap();
+
+        let reference = world.reference();
+        let small = ["--cache", "other", "--cache-limit", "1", "--wait", "full"];
+        let output = world.run(&[&[reference.as_str(), "mnt"], &small[..]].concat());
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("chunks of the seed are not in the cache"), "{said}");
+        assert!(!is_mounted(&world.path("mnt")));
+    });
+}
+
+#[test]
 fn the_same_is_mounted_once_and_the_topmost_goes_first() {
     in_private_namespace(|| {
         let world = World::new();

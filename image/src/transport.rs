@@ -202,6 +202,6 @@ pub fn open_remembered(
     let place = open(location, options)?;
     Ok(match location {
         Location::Layout(_) => place,
-        Location::Registry { .. } => Arc::new(Remembered::new(place, cache)),
+        Location::Registry { .. } => Arc::new(Remembered::new(place, cache).reading_also(&options.read_also)),
     })
 }

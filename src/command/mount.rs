@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use rustix::process::geteuid;
 use seed_format::Digest;
-use seed_fuse::mount::{self, Mode, Refused, Request, Shown};
+use seed_fuse::mount::{self, Mode, Progress, Refused, Request, Shown, Wait};
 use seed_image::reference::Reference;
 use seed_image::seed::Seed;
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::error::{Result, ResultExt};
 use crate::gate;
-use crate::printer::{Printer, seconds};
+use crate::printer::{Phase, Printer, seconds};
 use crate::session::{Ahead, Judge, Session};
 
 /// What the program is started with to serve a mount that another process of it asked for.
@@ -49,12 +49,19 @@ pub(crate) struct Args {
     /// Let other users see the mount of an ordinary user, where /etc/fuse.conf permits that
     #[arg(long)]
     allow_other: bool,
-    /// Fetch only what is read, and nothing ahead
+    /// Do not fetch everything while the link is idle
     #[arg(long)]
     no_fill: bool,
     /// Offer the counters to Prometheus at this port of this machine: 127.0.0.1:9100
     #[arg(long, value_name = "ADDRESS:PORT")]
     metrics: Option<std::net::SocketAddr>,
+    /// Fetch nothing but what is read: each byte costs [default: network.metered of the configuration]
+    #[arg(long)]
+    metered: bool,
+    /// Return when the mount can be used, or when all of the seed is in the cache and its registry needed no
+    /// more
+    #[arg(long, value_name = "ready|full", default_value = "ready")]
+    wait: Wait,
     #[command(flatten)]
     ahead: Ahead,
     #[command(flatten)]
@@ -114,6 +121,8 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
         mode: args.mode.unwrap_or(session.config.mount.mode),
         others: args.allow_other,
         fill: !args.no_fill,
+        metered: args.metered || session.config.network.metered,
+        wait: args.wait,
         trace: args.ahead.choice_or_all(),
         metrics: args.metrics,
         ..session.mount_request(&args.seed, &dir, part.subtree())
@@ -123,8 +132,17 @@ pub(crate) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
     let terms = serde_json::to_string(&Terms { judge, config: session.config.clone() })?;
     let program = std::env::current_exe().context(|| "cannot find this program, which serves the mount")?;
     // The server judges: what it has opened is what it mounts, and nothing is asked for twice.
-    let ready = mount::start_detached(&program, &[SERVE_ARGUMENT.as_ref(), terms.as_ref()], &request)
+    let phase = (args.wait == Wait::Full).then(|| session.printer.phase("pull"));
+    let mut progress = |Progress { fetched, total }| {
+        if let Some(phase) = &phase {
+            phase.set_total(total);
+            phase.set_done(fetched);
+        }
+    };
+    let arguments = [SERVE_ARGUMENT.as_ref(), terms.as_ref()];
+    let ready = mount::start_detached(&program, &arguments, &request, &mut progress)
         .context(|| format!("cannot mount {}", args.seed));
+    phase.filter(|_| ready.is_ok()).map(Phase::end);
     let ready = if geteuid().is_root() {
         ready?
     } else {

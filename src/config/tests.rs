@@ -15,6 +15,8 @@ dir = "/a"
 size = "1GiB"
 records-size = "3GiB"
 records-days = 6
+from = ["/e"]
+keep-free = "5GiB"
 [image]
 repository = "ghcr.io/acme/app.seed"
 [mount]
@@ -22,6 +24,8 @@ mode = "fuse"
 [network]
 connections = 3
 timeout = 4
+rate = "1GiB"
+metered = true
 [otlp]
 endpoint = "http://127.0.0.1:4318"
 [registry]
@@ -38,7 +42,8 @@ scratch = "/c"
 /// The section `cache` of [`FULL`].
 fn cache() -> Cache {
     let [size, records_size] = [1, 3].map(ByteSize::gib);
-    Cache { dir: "/a".into(), size, records_size, records_days: 6 }
+    let (from, keep_free) = (vec!["/e".into()], Some(ByteSize::gib(5)));
+    Cache { dir: "/a".into(), from, keep_free, size, records_size, records_days: 6 }
 }
 
 #[test]
@@ -47,7 +52,10 @@ fn files_set_every_key() {
     assert_eq!(config.cache, cache());
     assert_eq!(config.image.repository.as_deref(), Some("ghcr.io/acme/app.seed"));
     assert_eq!(config.mount.mode, Mode::Fuse);
-    assert_eq!(config.network, Network { connections: 3, timeout: 4 });
+    assert_eq!(
+        config.network,
+        Network { connections: 3, timeout: 4, rate: Some(ByteSize::gib(1)), metered: true }
+    );
     assert_eq!(config.otlp.endpoint.as_ref().unwrap().to_string(), "http://127.0.0.1:4318");
     assert_eq!(config.registry.ca_file, Some("/ca.pem".into()));
     assert_eq!(config.registry.hosts_dirs, Some(vec!["/etc/containerd/certs.d".into()]));
@@ -88,7 +96,10 @@ fn the_environment_wins() {
     .unwrap();
     assert_eq!(config.cache, Cache { size: ByteSize::gib(2), ..cache() });
     assert_eq!(config.mount.mode, Mode::Kernel);
-    assert_eq!(config.network, Network { connections: 9, timeout: 4 });
+    assert_eq!(
+        config.network,
+        Network { connections: 9, timeout: 4, rate: Some(ByteSize::gib(1)), metered: true }
+    );
     assert_eq!(config.registry.insecure, ["a:1", "b:2"]);
     assert_eq!(config.registry.hosts_dirs, Some(vec!["/c".into()]));
 }

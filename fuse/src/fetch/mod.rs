@@ -345,6 +345,13 @@ impl Fetcher {
         self.shared.work.notify_all();
     }
 
+    /// How many chunks are not in the cache now.
+    pub fn missing(&self) -> usize {
+        let Shared { map, store, .. } = &*self.shared;
+        let places = (0..map.count()).filter_map(|id| map.chunk(id));
+        places.filter(|place| !store.contains(&place.digest)).count()
+    }
+
     /// Waits until everything that [`fetch_all`](Self::fetch_all) asked for is in the cache, as far as that may
     /// hold it. `progress` is called now and then.
     ///
@@ -359,6 +366,7 @@ impl Fetcher {
                 return Err(FetchError::Stopped);
             }
             if let Some(lost) = queue.is_complete(&*shared.map) {
+                drop(queue);
                 break lost;
             }
             if !shared.store.keeps() && queue.is_idle() {

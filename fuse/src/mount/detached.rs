@@ -13,6 +13,7 @@ use std::num::NonZeroU64;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -69,6 +70,15 @@ pub struct Request {
     pub cache: Option<PathBuf>,
     /// Bytes that the cache may take on disk.
     pub cache_limit: u64,
+    /// Bytes that stay free on its disk; `None` for the usual reserve.
+    #[serde(default)]
+    pub keep_free: Option<u64>,
+    /// Further caches, which are only read.
+    #[serde(default)]
+    pub read_also: Vec<PathBuf>,
+    /// Until when the command waits.
+    #[serde(default)]
+    pub wait: Wait,
     /// Connections to the registry.
     pub connections: usize,
     /// Longest time that a read may take.
@@ -79,6 +89,12 @@ pub struct Request {
     pub fill: bool,
     /// Most bytes per second that this takes.
     pub fill_rate: Option<NonZeroU64>,
+    /// Most bytes per second that everything takes that no read waits for.
+    #[serde(default)]
+    pub rate: Option<NonZeroU64>,
+    /// Nothing is fetched ahead: each byte costs.
+    #[serde(default)]
+    pub metered: bool,
     /// Which traces say what is fetched ahead.
     #[serde(default)]
     pub trace: TraceChoice,
@@ -109,11 +125,16 @@ impl Request {
             runtime: runtime::runtime_directory(),
             cache: None,
             cache_limit: SeedOptions::default().cache_limit,
+            keep_free: None,
+            read_also: Vec::new(),
+            wait: Wait::Ready,
             connections,
             read_deadline,
             neighbours,
             fill,
             fill_rate,
+            rate: None,
+            metered: false,
             trace: TraceChoice::All,
             metrics: None,
             insecure_hosts: Vec::new(),
@@ -121,6 +142,38 @@ impl Request {
             ca_file: None,
         }
     }
+}
+
+/// Until when whoever asks for a mount waits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wait {
+    /// Until it can be used.
+    #[default]
+    Ready,
+    /// Until all of the seed is in the cache, so that the registry is needed no more.
+    Full,
+}
+
+impl FromStr for Wait {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "ready" => Ok(Self::Ready),
+            "full" => Ok(Self::Full),
+            _ => Err("expected ready or full".into()),
+        }
+    }
+}
+
+/// How much of a seed is in the cache, while it is waited for. Compressed bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Fetched so far.
+    pub fetched: u64,
+    /// Of all layers; what was in the cache is not fetched.
+    pub total: u64,
 }
 
 /// A mount that is ready.
@@ -138,6 +191,7 @@ pub struct Ready {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Answer {
+    Progress(Progress),
     Ready(Box<Ready>),
     Failed { message: String, failure: Failure },
 }
@@ -155,7 +209,13 @@ pub type Judge<'a> = &'a dyn Fn(&Request, &Seed) -> Result<(), Refused>;
 ///
 /// A directory at which the same is mounted already stays as it is: `mount --all` asks for every line of
 /// fstab(5), again and again.
-pub fn start_detached(program: &Path, arguments: &[&OsStr], request: &Request) -> Result<Ready, MountError> {
+/// `progress` is called while all of a seed is waited for.
+pub fn start_detached(
+    program: &Path,
+    arguments: &[&OsStr],
+    request: &Request,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Ready, MountError> {
     prepare(&request.runtime)?;
     if let Some(state) = standing(request)? {
         return Ok(Ready { state, took: Duration::ZERO, bytes_fetched: 0 });
@@ -174,12 +234,8 @@ pub fn start_detached(program: &Path, arguments: &[&OsStr], request: &Request) -
         .map_err(MountError::Spawn)?;
     let text = serde_json::to_vec(request).map_err(|error| MountError::Spawn(error.into()))?;
     let sent = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(&text));
-    let mut line = Vec::new();
-    let answered = child
-        .stdout
-        .take()
-        .map_or(Ok(0), |stdout| BufReader::new(stdout).take(MAX_JSON as u64).read_until(b'\n', &mut line));
-    let answer = sent.and(answered).ok().and_then(|_| json::from_slice(&line, MAX_JSON).ok());
+    let answer =
+        sent.ok().and_then(|()| child.stdout.take()).and_then(|stdout| wait_for_answer(stdout, progress));
     match answer {
         Some(Answer::Ready(ready)) => Ok(*ready),
         Some(Answer::Failed { message, failure }) => {
@@ -187,10 +243,23 @@ pub fn start_detached(program: &Path, arguments: &[&OsStr], request: &Request) -
             let _ = fs::remove_file(&log);
             Err(MountError::Remote { message, failure })
         }
-        None => {
+        Some(Answer::Progress(_)) | None => {
             let _ = child.kill();
             let _ = child.wait();
             Err(MountError::Died { log })
+        }
+    }
+}
+
+/// Reads what the server process says until it is ready or has failed.
+fn wait_for_answer(stdout: impl Read, progress: &mut dyn FnMut(Progress)) -> Option<Answer> {
+    let mut lines = BufReader::new(stdout);
+    loop {
+        let mut line = Vec::new();
+        (&mut lines).take(MAX_JSON as u64).read_until(b'\n', &mut line).ok()?;
+        match json::from_slice(&line, MAX_JSON).ok()? {
+            Answer::Progress(now) => progress(now),
+            answer => return Some(answer),
         }
     }
 }
@@ -225,7 +294,9 @@ pub fn run_detached(judge: Judge<'_>) -> Result<(), MountError> {
         Task::Mount(request) => kept::read_request(request, MAX_JSON),
         Task::GoOn(inheritance) => return Mount::go_on(*inheritance, link)?.serve(),
     };
-    let mounted = request.map_err(MountError::Spawn).and_then(|request| Mount::make(&request, judge, link));
+    let mounted = request
+        .map_err(MountError::Spawn)
+        .and_then(|request| Mount::make(&request, judge, link, &mut |now| drop(say(&Answer::Progress(now)))));
     let answer = match &mounted {
         Ok(mount) => Answer::Ready(Box::new(mount.ready())),
         Err(error) => Answer::Failed { message: Chain(error).to_string(), failure: error.failure() },
@@ -235,16 +306,17 @@ pub fn run_detached(judge: Judge<'_>) -> Result<(), MountError> {
 }
 
 /// The same for a command that waits in the foreground, as the keeper: mounts `request`, if `judge` allows it,
-/// and calls `on_ready`, or goes on with a mount; then serves it until it is unmounted.
+/// calls `on_progress` while all of a seed is waited for and `on_ready` then, or goes on with a mount; then serves it until it is unmounted.
 pub fn run_foreground(
     request: &Request,
     judge: Judge<'_>,
+    on_progress: &mut dyn FnMut(Progress),
     on_ready: impl FnOnce(&Ready),
 ) -> Result<(), MountError> {
     let link = Link::take().map_err(MountError::Keeper)?;
     match link.task().map_err(MountError::Keeper)? {
         Task::Mount(_) => {
-            let mount = Mount::make(request, judge, link)?;
+            let mount = Mount::make(request, judge, link, on_progress)?;
             on_ready(&mount.ready());
             mount.serve()
         }
@@ -252,13 +324,18 @@ pub fn run_foreground(
     }
 }
 
-/// Writes the answer, and lets go of the command's pipes.
-fn tell(answer: &Answer) -> io::Result<()> {
+/// Writes a line for the command that waits.
+fn say(answer: &Answer) -> io::Result<()> {
     let mut line = serde_json::to_vec(answer)?;
     line.push(b'\n');
     let mut stdout = io::stdout().lock();
     stdout.write_all(&line)?;
-    stdout.flush()?;
+    stdout.flush()
+}
+
+/// Writes the answer, and lets go of the command's pipe.
+fn tell(answer: &Answer) -> io::Result<()> {
+    say(answer)?;
     let null = OpenOptions::new().write(true).open("/dev/null")?;
     Ok(rustix::stdio::dup2_stdout(&null)?)
 }
@@ -275,7 +352,12 @@ struct Mount {
 
 impl Mount {
     /// Makes the mount, and gives the keeper what it needs to outlive this process.
-    fn make(request: &Request, judge: Judge<'_>, link: Link) -> Result<Self, MountError> {
+    fn make(
+        request: &Request,
+        judge: Judge<'_>,
+        link: Link,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, MountError> {
         let begin = Instant::now();
         let failed = |source| MountError::Directory { directory: request.directory.clone(), source };
         let directory = request.directory.canonicalize().map_err(failed)?;
@@ -285,6 +367,9 @@ impl Mount {
         let (transport, digest) = place(request)?;
         let fs = open_seed(transport, &digest, &options(request))?;
         judge(request, fs.seed())?;
+        if request.wait == Wait::Full {
+            fs.fetch_all(&mut |fetched, total| progress(Progress { fetched, total }))?;
+        }
         if let Some(database) = &request.database {
             install_database(&fs, database)?;
         }
@@ -437,8 +522,8 @@ fn keep_index(fs: &SeedFs, link: &Link) {
 fn locate(request: &Request) -> Result<(Arc<dyn Transport>, Reference), MountError> {
     let reference: Reference =
         request.reference.parse().map_err(|error| MountError::Spawn(io::Error::other(error)))?;
-    let insecure_hosts = request.insecure_hosts.clone();
-    let mut options = TransportOptions { insecure_hosts, ..TransportOptions::from_env() };
+    let (insecure_hosts, read_also) = (request.insecure_hosts.clone(), request.read_also.clone());
+    let mut options = TransportOptions { insecure_hosts, read_also, ..TransportOptions::from_env() };
     if let Some(dirs) = &request.hosts_dirs {
         options.hosts_dirs.clone_from(dirs);
     }
@@ -466,12 +551,16 @@ fn options(request: &Request) -> SeedOptions {
     SeedOptions {
         cache: request.cache.clone(),
         cache_limit: request.cache_limit,
+        keep_free: request.keep_free,
+        read_also: request.read_also.clone(),
         fetch: fetch::Config {
             connections: request.connections,
             read_deadline: request.read_deadline,
             neighbours: request.neighbours,
             fill: request.fill,
             fill_rate: request.fill_rate,
+            rate: request.rate,
+            metered: request.metered,
             ..fetch::Config::default()
         },
         trace: request.trace.clone(),

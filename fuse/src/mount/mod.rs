@@ -27,7 +27,9 @@ mod traces;
 use std::io;
 use std::path::PathBuf;
 
-pub use detached::{Judge, Ready, Refused, Request, run_detached, run_foreground, start_detached};
+pub use detached::{
+    Judge, Progress, Ready, Refused, Request, Wait, run_detached, run_foreground, start_detached,
+};
 pub use device::{FILE_SYSTEM, mount_fd, raise_read_ahead, unmount_lazily};
 pub use keeper::{ARGUMENT as KEEPER_ARGUMENT, become_keeper, is_kept, keep_if_asked};
 pub use kernel_tree::{KernelTreeError, can_show_by_kernel};

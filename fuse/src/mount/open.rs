@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -10,6 +10,7 @@ use seed_format::Digest;
 use seed_format::trace::Trace;
 use seed_image::seed::{Outline, Seed, SeedError};
 use seed_image::transport::{Transport, TransportError};
+use seed_image::whole_file;
 
 use super::allocator::bound_allocator;
 use super::traces::{self, Coming, TraceChoice, TraceFileError};
@@ -80,9 +81,15 @@ pub enum OpenError {
     /// The cache cannot be used.
     #[error("the cache cannot be used")]
     Store(#[from] StoreError),
-    /// The fetcher could not be started.
-    #[error("the fetcher cannot be started")]
+    /// The fetcher could not be started, or could not fetch everything.
+    #[error("the seed cannot be fetched")]
     Fetch(#[from] FetchError),
+    /// The cache does not hold all of the seed.
+    #[error("{chunks} chunks of the seed are not in the cache: it has no more room")]
+    NotKept {
+        /// How many.
+        chunks: usize,
+    },
 }
 
 impl OpenError {
@@ -92,7 +99,10 @@ impl OpenError {
             Self::Place(error) => error.is_integrity(),
             Self::Seed(error) => error.is_integrity(),
             Self::Index(fault) => fault.is_integrity(),
-            Self::Memory(_) | Self::Trace(_) | Self::Thread(_) | Self::Store(_) | Self::Fetch(_) => false,
+            Self::Fetch(error) => error.is_integrity(),
+            Self::Memory(_) | Self::Trace(_) | Self::Thread(_) | Self::Store(_) | Self::NotKept { .. } => {
+                false
+            }
         }
     }
 }
@@ -205,13 +215,27 @@ fn start_arrival(
     outline: &Outline,
     options: &OpenOptions,
 ) -> Result<(Arriving, JoinHandle<()>), OpenError> {
-    let kept =
-        options.cache.as_ref().map(|cache| cache.join("index").join(outline.index_layer().digest.hex()));
+    let name = outline.index_layer().digest.hex();
+    let place = |cache: &PathBuf| cache.join("index").join(&name);
+    let kept = options.cache.as_ref().map(place);
+    if let Some(kept) = kept.as_deref().filter(|kept| !kept.exists()) {
+        take_over(kept, options.read_also.iter().map(place));
+    }
     let len = usize::try_from(outline.index_len()).expect("at most MAX_INDEX_LEN");
     let arriving = Arriving::new(len, options.fetch.read_deadline);
     let (transport, outline, bytes) = (Arc::clone(transport), outline.clone(), arriving.clone());
     let receive = move || bytes.end(outline.receive_index(&*transport, kept.as_deref(), &bytes).err());
     Ok((arriving, spawn("index", receive)?))
+}
+
+/// Copies an index out of a cache that is only read. What it holds is checked when it is used, and fetched again if
+/// it is wrong.
+fn take_over(kept: &Path, mut others: impl Iterator<Item = PathBuf>) {
+    let Some(other) = others.find(|other| other.exists()) else { return };
+    let copied = std::fs::read(&other).and_then(|bytes| whole_file::write(kept, &bytes));
+    if let Err(error) = copied {
+        tracing::debug!(file = %other.display(), %error, "the index of another cache cannot be taken over");
+    }
 }
 
 /// Checks the index once it has arrived, however long that takes, and begins with what needs all of it.
@@ -287,6 +311,20 @@ impl SeedFs {
             let _ = arrival.join();
         }
         self.fetcher.settle();
+    }
+
+    /// Fetches everything that is not in the cache, and waits until it is there. `progress` is given the bytes
+    /// fetched so far, and those of all layers.
+    ///
+    /// An error if the cache cannot hold all of it: then nobody may rely on it.
+    pub fn fetch_all(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<(), OpenError> {
+        let total = self.index.whole()?.layers().iter().map(|layer| layer.size).sum();
+        self.fetcher.fetch_all();
+        self.fetcher.wait_for_all(&mut || progress(self.stats().bytes_fetched, total))?;
+        match self.fetcher.missing() {
+            0 => Ok(()),
+            chunks => Err(OpenError::NotKept { chunks }),
+        }
     }
 
     /// The counters since the seed was opened.

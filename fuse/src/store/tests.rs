@@ -213,3 +213,168 @@ fn many_threads() {
         assert!(get(&again, &Digest::of(&bytes(seed, 3000)), 3000).is_some());
     }
 }
+
+/// A cache may be deleted at any time, also while a server uses it.
+#[test]
+fn a_deleted_cache_makes_itself_anew() {
+    let parent = tempfile::tempdir().unwrap();
+    let directory = parent.path().join("cache");
+    let (store, _) = open(config(&directory));
+    let first = put(&store, &bytes(1, 1000));
+    fs::remove_dir_all(&directory).unwrap();
+    // What is open is still read.
+    assert_eq!(get(&store, &first, 1000), Some(bytes(1, 1000)));
+    let second = put(&store, &bytes(2, 1000));
+    assert_eq!(get(&store, &second, 1000), Some(bytes(2, 1000)));
+    write(&store.catalog).refreshed = None;
+    store.look_around();
+    assert!(!store.contains(&first) && store.contains(&second));
+    let (other, _) = open(config(&directory));
+    assert_eq!(get(&other, &second, 1000), Some(bytes(2, 1000)));
+    fs::remove_file(file(&directory, "data")).unwrap();
+    let third = put(&store, &bytes(3, 1000));
+    let (other, _) = open(config(&directory));
+    assert_eq!(get(&other, &third, 1000), Some(bytes(3, 1000)), "one file is enough");
+}
+
+#[test]
+fn further_caches_are_read_and_never_written() {
+    let parent = tempfile::tempdir().unwrap();
+    let (lower, upper) = (parent.path().join("lower"), parent.path().join("upper"));
+    let (filled, _) = open(config(&lower));
+    let (one, two) = (put(&filled, &bytes(1, 1000)), put(&filled, &bytes(2, 1000)));
+    drop(filled);
+    // A wrong byte there costs a fetch.
+    fs::OpenOptions::new().write(true).open(file(&lower, "data")).unwrap().write_all_at(b"!", 1500).unwrap();
+    let before: Vec<_> = ["data", "index"].map(|kind| fs::read(file(&lower, kind)).unwrap()).into();
+
+    let read_also = vec![parent.path().join("missing"), lower.clone()];
+    let (store, _) = open(StoreConfig { read_also, ..config(&upper) });
+    assert_eq!(get(&store, &one, 1000), Some(bytes(1, 1000)));
+    assert_eq!(get(&store, &two, 1000), None);
+    assert_eq!(fs::read_dir(&upper).unwrap().count(), 0, "what is there is not written again");
+    put(&store, &bytes(2, 1000));
+    write(&store.catalog).refreshed = None;
+    store.look_around();
+    assert!(store.contains(&one), "a look at the own directory forgets nothing of others");
+    assert_eq!(get(&store, &two, 1000), Some(bytes(2, 1000)));
+    assert_eq!(before, ["data", "index"].map(|kind| fs::read(file(&lower, kind)).unwrap()));
+    // Without an own one.
+    let (store, _) = open(StoreConfig { directory: None, read_also: vec![lower], ..config(&upper) });
+    assert_eq!(get(&store, &one, 1000), Some(bytes(1, 1000)));
+}
+
+#[test]
+fn who_may_read_the_directory_may_read_its_chunks() {
+    use std::os::unix::fs::PermissionsExt;
+    for (directory, files) in [(0o755, 0o644), (0o750, 0o640), (0o711, 0o600), (0o777, 0o644)] {
+        let parent = tempfile::tempdir().unwrap();
+        fs::set_permissions(parent.path(), fs::Permissions::from_mode(directory)).unwrap();
+        let (store, _) = open(config(parent.path()));
+        put(&store, b"x");
+        for kind in ["data", "index"] {
+            assert_eq!(fs::metadata(file(parent.path(), kind)).unwrap().mode() & 0o777, files);
+        }
+    }
+}
+
+#[test]
+fn a_disk_without_room_to_spare_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = open(config(directory.path()));
+    let old = put(&store, &bytes(1, 1000));
+    drop(store);
+    let (store, _) = open(StoreConfig { keep_free: Some(u64::MAX / 2), ..config(directory.path()) });
+    assert!(store.contains(&old));
+    put(&store, &bytes(2, 1000));
+    assert!(!store.keeps());
+    assert!(!store.contains(&old), "what is there makes room for others");
+    assert_eq!(segment::list(directory.path()).unwrap().len(), 0);
+}
+
+/// A cache of three chunks that were written one after another: its files, and their lengths after each.
+fn written(directory: &Path) -> (Vec<Digest>, Vec<u8>, Vec<u8>, Vec<(usize, usize)>) {
+    let (store, _) = open(config(directory));
+    let (mut digests, mut lengths) = (Vec::new(), vec![(0, 0)]);
+    for seed in 0..3u8 {
+        digests.push(put(&store, &bytes(seed, 700 + usize::from(seed))));
+        let [data, index] = ["data", "index"].map(|kind| fs::read(file(directory, kind)).unwrap().len());
+        lengths.push((data, index));
+    }
+    let [data, index] = ["data", "index"].map(|kind| fs::read(file(directory, kind)).unwrap());
+    (digests, data, index, lengths)
+}
+
+/// Opens a cache of these files: what it gives is right or nothing. Says how many chunks it gave.
+fn right_or_nothing(data: &[u8], index: &[u8], digests: &[Digest]) -> usize {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("s.data"), data).unwrap();
+    fs::write(directory.path().join("s.index"), index).unwrap();
+    let (store, _) = open(config(directory.path()));
+    let given = (0u8..).zip(digests).filter(|(seed, digest)| {
+        let chunk = bytes(*seed, 700 + usize::from(*seed));
+        match get(&store, digest, chunk.len()) {
+            Some(given) => {
+                assert!(given == chunk, "wrong bytes");
+                true
+            }
+            None => false,
+        }
+    });
+    given.count()
+}
+
+#[test]
+fn no_damaged_byte_of_a_cache_is_served() {
+    let directory = tempfile::tempdir().unwrap();
+    let (digests, data, index, _) = written(directory.path());
+    assert_eq!(right_or_nothing(&data, &index, &digests), 3);
+    // Every byte in the soak.
+    let step = if std::env::var_os("SEED_TEST_READS").is_some() { 1 } else { 7 };
+    for at in (0..data.len()).step_by(step) {
+        let mut wrong = data.clone();
+        wrong[at] ^= 0x81;
+        assert_eq!(right_or_nothing(&wrong, &index, &digests), 2, "byte {at} of the data");
+    }
+    for at in 0..index.len() {
+        let mut wrong = index.clone();
+        wrong[at] ^= 0x81;
+        // The second half of a digest is not what a chunk is found by.
+        let given = if (16..32).contains(&(at % segment::RECORD_LEN)) { 3 } else { 2 };
+        assert_eq!(right_or_nothing(&data, &wrong, &digests), given, "byte {at} of the index");
+    }
+}
+
+/// Nothing is synced, so a power cut may leave any prefix of each file, in any combination, and zeros in the place
+/// of any block that was never written though what follows it was.
+#[test]
+fn no_power_cut_yields_a_wrong_byte() {
+    let directory = tempfile::tempdir().unwrap();
+    let (digests, data, index, lengths) = written(directory.path());
+    // Each write was in part or in whole, before or behind those of the other file.
+    let cuts = |all: &[usize]| -> Vec<usize> {
+        let halves = all.windows(2).map(|pair| usize::midpoint(pair[0], pair[1]));
+        let beside = all.iter().flat_map(|at| [at.saturating_sub(1), *at]);
+        let mut cuts: Vec<_> = halves.chain(beside).collect();
+        cuts.sort_unstable();
+        cuts.dedup();
+        cuts
+    };
+    let data_cuts = cuts(&lengths.iter().map(|(data, _)| *data).collect::<Vec<_>>());
+    let index_cuts = cuts(&lengths.iter().map(|(_, index)| *index).collect::<Vec<_>>());
+    for data_cut in &data_cuts {
+        for index_cut in &index_cuts {
+            let whole =
+                lengths[1..].iter().filter(|(data, index)| data <= data_cut && index <= index_cut).count();
+            assert_eq!(right_or_nothing(&data[..*data_cut], &index[..*index_cut], &digests), whole);
+        }
+    }
+    const BLOCK: usize = 512;
+    for (which, len) in [(0, data.len()), (1, index.len())] {
+        for start in (0..len).step_by(BLOCK) {
+            let mut files = [data.clone(), index.clone()];
+            files[which][start..(start + BLOCK).min(len)].fill(0);
+            assert!(right_or_nothing(&files[0], &files[1], &digests) < 3);
+        }
+    }
+}

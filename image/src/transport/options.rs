@@ -35,6 +35,8 @@ pub struct TransportOptions {
     pub backoff: Duration,
     /// Connections that are kept open to one host.
     pub connections: usize,
+    /// Caches in which documents of registries are looked for as well, and which are only read.
+    pub read_also: Vec<PathBuf>,
     /// Largest blob that is sent in one request; of larger ones, so much is sent in each. Bytes.
     pub upload_chunk: u64,
 }
@@ -53,6 +55,7 @@ impl Default for TransportOptions {
             retries: 5,
             backoff: Duration::from_millis(100),
             connections: 32,
+            read_also: Vec::new(),
             upload_chunk: 32 << 20,
         }
     }

@@ -48,6 +48,8 @@ struct Answer {
 pub struct Remembered {
     place: Arc<dyn Transport>,
     documents: PathBuf,
+    /// Documents of caches that are only read.
+    further: Vec<PathBuf>,
     lists: PathBuf,
     /// For each subject, the last answer and when it came. Held while the registry is asked, so that who asks
     /// meanwhile (for statements and for traces, at the same time) shares the answer.
@@ -60,11 +62,23 @@ impl Remembered {
     /// Keeps what comes from `place` in `cache`, a directory, which is made when it is needed.
     pub fn new(place: Arc<dyn Transport>, cache: &Path) -> Self {
         let (answers, writers) = (Mutex::default(), Mutex::default());
-        Self { place, documents: documents(cache), lists: lists(cache), answers, writers }
+        let further = Vec::new();
+        Self { place, documents: documents(cache), further, lists: lists(cache), answers, writers }
+    }
+
+    /// Looks for documents in these caches as well, and writes nothing to them.
+    pub fn reading_also(mut self, caches: &[PathBuf]) -> Self {
+        self.further = caches.iter().map(|cache| documents(cache)).collect();
+        self
     }
 
     fn document(&self, digest: &Digest) -> Option<Vec<u8>> {
-        let file = self.documents.join(digest.hex());
+        let mut directories = std::iter::once(&self.documents).chain(&self.further);
+        directories.find_map(|directory| Self::document_in(directory, digest))
+    }
+
+    fn document_in(directory: &Path, digest: &Digest) -> Option<Vec<u8>> {
+        let file = directory.join(digest.hex());
         let bytes = load(&file)?;
         if Digest::of(&bytes) == *digest {
             kept::used(&file);

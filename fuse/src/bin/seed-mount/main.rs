@@ -11,14 +11,15 @@ use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, anyhow, bail};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use seed_fuse::mount::{
-    Failure, Mode, MountError, Ready, Refused, Request, TraceChoice, become_keeper, is_kept, keep_if_asked,
-    mounts, replace, run_detached, run_foreground, runtime_directory, start_detached, status, sweep, unmount,
+    Failure, Mode, MountError, Progress, Ready, Refused, Request, TraceChoice, Wait, become_keeper, is_kept,
+    keep_if_asked, mounts, replace, run_detached, run_foreground, runtime_directory, start_detached, status,
+    sweep, unmount,
 };
 use seed_image::reference::{Location, Reference};
 use seed_image::seed::{Seed, label};
@@ -28,6 +29,8 @@ use seed_policy::{Approved, Evidence, Pin, Policy, decide};
 
 /// Where the operator's policy is.
 const POLICY: &str = "/etc/nix-seed/policy.toml";
+/// How often progress is said.
+const REPORT_EVERY: Duration = Duration::from_secs(3);
 
 /// Mounts a seed lazily: its files are there at once, and what is read is fetched, verified and cached
 #[derive(Parser, Debug)]
@@ -111,6 +114,16 @@ struct How {
     /// Most bytes that the cache may take on disk
     #[arg(long, value_name = "BYTES", default_value_t = 20 << 30)]
     cache_limit: u64,
+    /// Bytes that stay free on the cache's disk [default: one in twenty, from 1 to 4 GiB]
+    #[arg(long, value_name = "BYTES")]
+    keep_free: Option<u64>,
+    /// Read this cache as well, and write nothing to it: one that was baked into an image, or that others may read.
+    /// May be repeated
+    #[arg(long, value_name = "DIR")]
+    cache_from: Vec<PathBuf>,
+    /// Return when the mount can be used, or when all of the seed is in the cache and its registry needed no more
+    #[arg(long, value_name = "ready|full", default_value = "ready")]
+    wait: Wait,
     /// Connections to the registry
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     connections: u16,
@@ -123,9 +136,15 @@ struct How {
     /// Do not fetch everything while the link is idle
     #[arg(long)]
     no_fill: bool,
-    /// Most bytes per second that this may take
+    /// Most bytes per second that this may take, of all mounts with the same cache together
     #[arg(long, value_name = "BYTES")]
     fill_rate: Option<NonZeroU64>,
+    /// Most bytes per second that all of them take for what no read waits for
+    #[arg(long, value_name = "BYTES")]
+    rate: Option<NonZeroU64>,
+    /// Fetch nothing but what is read: each byte costs
+    #[arg(long)]
+    metered: bool,
     /// Fetch ahead what traces say: those of a target (`develop`, `build hello`), of all, one in a file, or none
     #[arg(long, value_name = "TARGET|FILE|none", default_value = "all")]
     trace: String,
@@ -259,9 +278,10 @@ fn run(arguments: &Arguments, trace: &Trace) -> anyhow::Result<()> {
         bail!("a seed and a directory are needed");
     };
     let request = request(how, reference, directory)?;
+    let mut progress = reports();
     if how.foreground {
         let judge = |request: &Request, seed: &Seed| judge(how, request, seed).map(drop);
-        run_foreground(&request, &judge, |ready| {
+        run_foreground(&request, &judge, &mut progress, |ready| {
             told(trace, ready);
             let _ = report(arguments, ready);
         })?;
@@ -273,9 +293,21 @@ fn run(arguments: &Arguments, trace: &Trace) -> anyhow::Result<()> {
     passed.extend(how.allow_tag.then(|| "--allow-tag".into()));
     passed.extend((0..arguments.verbose).map(|_| "-v".into()));
     let passed: Vec<_> = passed.iter().map(OsString::as_os_str).collect();
-    let ready = start_detached(&program, &passed, &request)?;
+    let ready = start_detached(&program, &passed, &request, &mut progress)?;
     told(trace, &ready);
     report(arguments, &ready)
+}
+
+/// Says how far the wait for all of a seed has come, every few seconds.
+fn reports() -> impl FnMut(Progress) {
+    let mut last = Instant::now();
+    move |Progress { fetched, total }| {
+        if last.elapsed() >= REPORT_EVERY {
+            last = Instant::now();
+            let (fetched, total) = (fetched / 1_000_000, total / 1_000_000);
+            let _ = writeln!(io::stderr(), "fetched {fetched} of {total} MB");
+        }
+    }
 }
 
 /// Notes that the mount is ready.
@@ -308,11 +340,16 @@ fn request(how: &How, reference: &str, directory: &Path) -> anyhow::Result<Reque
         database: (how.database && subtree == "nix/store").then(|| PathBuf::from("/nix/var/nix/db")),
         cache: cache.as_deref().map(absolute),
         cache_limit: how.cache_limit,
+        keep_free: how.keep_free,
+        read_also: how.cache_from.iter().map(|cache| absolute(cache)).collect(),
+        wait: how.wait,
         connections: how.connections.into(),
         read_deadline: Duration::from_secs(how.deadline),
         neighbours: !how.no_neighbours,
         fill: !how.no_fill,
         fill_rate: how.fill_rate,
+        rate: how.rate,
+        metered: how.metered,
         trace: TraceChoice::written(&how.trace),
         metrics: how.metrics,
         insecure_hosts: how.insecure.clone(),

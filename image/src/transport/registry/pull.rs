@@ -18,6 +18,14 @@ use crate::transport::{TransportError, describe};
 
 /// Longest range that is read at once, in bytes.
 const MAX_RANGE: u64 = 1 << 30;
+/// Whether the way that led to a blob is the one to go from then on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Remembered,
+    /// Gone once, while the usual one is late.
+    Other,
+}
+
 /// Largest blob that is used whole when a server ignores the range, in bytes.
 const MAX_WHOLE: u64 = 16 << 20;
 
@@ -98,7 +106,7 @@ impl Registry {
         range: Range<u64>,
         deadline: Instant,
     ) -> Result<Vec<u8>, TransportError> {
-        self.range_from(self.order(|can| can.pull, &self.route(blob)), blob, range, deadline)
+        self.range_from(self.order(|can| can.pull, &self.route(blob)), blob, range, Way::Remembered, deadline)
     }
 
     /// The same, while the endpoint that is asked first is late: it is asked last.
@@ -113,7 +121,7 @@ impl Registry {
         if others > 1 {
             order.rotate_left(1);
         }
-        self.range_from(order, blob, range, deadline)
+        self.range_from(order, blob, range, Way::Other, deadline)
     }
 
     fn range_from(
@@ -121,6 +129,7 @@ impl Registry {
         order: Vec<usize>,
         blob: &Digest,
         range: Range<u64>,
+        way: Way,
         deadline: Instant,
     ) -> Result<Vec<u8>, TransportError> {
         let Range { start, end } = range;
@@ -128,7 +137,7 @@ impl Registry {
             return Ok(Vec::new());
         }
         self.with_endpoints(&order, "pull", deadline, |index, until| {
-            let (answer, url) = self.get_blob(index, blob, Some((start, Some(end))), until)?;
+            let (answer, url) = self.get_blob(index, blob, Some((start, Some(end))), way, until)?;
             range_of(answer, blob, start, end).map_err(|source| http_error(&Method::GET, &url, source))
         })
     }
@@ -159,7 +168,8 @@ impl Registry {
         let Range { start, end } = range;
         let order = self.order(|can| can.pull, &self.route(blob));
         self.with_endpoints(&order, "pull", deadline, |index, _| {
-            let (answer, url) = self.get_blob(index, blob, Some((start, Some(end))), deadline)?;
+            let (answer, url) =
+                self.get_blob(index, blob, Some((start, Some(end))), Way::Remembered, deadline)?;
             let source = if answer.status == 206 {
                 answer
                     .check_encoding()
@@ -180,6 +190,7 @@ impl Registry {
         index: usize,
         blob: &Digest,
         range: Option<(u64, Option<u64>)>,
+        way: Way,
         deadline: Instant,
     ) -> Result<(Answer, Url), TransportError> {
         let endpoint = &self.endpoints[index];
@@ -216,7 +227,7 @@ impl Registry {
             _ => return Err(http_error(&Method::GET, &final_url, answer.into_error())),
         }
         let redirected = (final_url != url).then(|| final_url.clone());
-        if route.endpoint != Some(index) || redirected.is_some() {
+        if way == Way::Remembered && (route.endpoint != Some(index) || redirected.is_some()) {
             self.set_route(blob, |route| {
                 route.endpoint = Some(index);
                 route.url = redirected;
@@ -248,7 +259,7 @@ impl Registry {
         let order = self.order(|can| can.pull, &self.route(blob));
         self.with_endpoints(&order, "pull", deadline, |index, _| {
             let range = (offset > 0).then_some((offset, None));
-            let (answer, url) = self.get_blob(index, blob, range, deadline)?;
+            let (answer, url) = self.get_blob(index, blob, range, Way::Remembered, deadline)?;
             match rest_of(answer, size, offset) {
                 Ok(body) => Ok((body, url)),
                 Err(source) => Err(http_error(&Method::GET, &url, source)),
