@@ -106,6 +106,11 @@ impl Printer {
         if self.shared.json { self.json(data) } else { write_out(format_args!("{data}\n")) }
     }
 
+    /// Whether people look at standard output, on a screen that can be written over.
+    pub(crate) fn is_screen(&self) -> bool {
+        !self.shared.json && io::stdout().is_terminal()
+    }
+
     /// Whether data is printed as JSON.
     pub(crate) fn is_json(&self) -> bool {
         self.shared.json

@@ -7,11 +7,11 @@ mod program;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use program::Program;
 use program::registry::Registry;
@@ -154,8 +154,18 @@ fn a_browser_shows_what_a_mount_did() {
         assert!(text.lines().all(|line| line.starts_with("# ") || line.starts_with("nix_seed_")), "{text}");
     }
 
+    let mut watching =
+        program.command(["status", "--watch", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap())
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    let (first, second) = (lines.next().unwrap(), lines.next().unwrap());
+    assert_eq!((&first["stats"], &first["rate"], &second["rate"]), (&stats, &Value::Null, &0.0.into()));
+
     program.run(["report", "/"]).ended_with(1).says("no seed is mounted");
     program.run(["unmount", "--all"]).ended_with(0);
+    assert_eq!(lines.filter(|line| line["stats"] != stats && !line["stats"].is_null()).count(), 0);
+    assert!(watching.wait().unwrap().success());
     assert!(!socket.exists());
     program
         .run(["mount", &seed, directory.to_str().unwrap(), "--metrics", "192.0.2.1:1"])

@@ -2,7 +2,7 @@
 //! socket in the runtime directory, and on a port of this machine where one is wanted.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +21,9 @@ pub(super) const SOCKET: &str = "http";
 const MAX_REQUEST: u64 = 8 << 10;
 /// Largest report, in bytes: 16,384 events and 500 paths are 2 MB.
 const MAX_REPORT: usize = 16 << 20;
+/// How often, and with what pauses, a port is asked for that the server before has had.
+const PORT_ATTEMPTS: u32 = 100;
+const PORT_PAUSE: Duration = Duration::from_millis(100);
 /// How long each side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -36,16 +39,24 @@ pub(super) fn tell(runtime: &Path, state: &MountState, fs: &Arc<SeedFs>) -> Resu
     let subject = Subject { state: state.clone(), fs: Arc::clone(fs) };
     let path = runtime.join(format!("{}.{SOCKET}", state.id));
     // The id is this mount's alone: what is there is of a server that this one takes the place of.
-    let _ = std::fs::remove_file(&path);
+    let takes_over = std::fs::remove_file(&path).is_ok();
     let socket = UnixListener::bind(&path).map_err(|source| MountError::Runtime { path, source })?;
     if let Some(port) = state.metrics {
         let failed = |source| MountError::Metrics { port, source };
         if !port.ip().is_loopback() {
             return Err(failed(io::Error::other("it can be reached from other machines")));
         }
-        let listener = TcpListener::bind(port).map_err(failed)?;
+        let listener = match TcpListener::bind(port) {
+            // The server before may still be ending, and nothing about a mount waits for its metrics.
+            Err(error) if takes_over => {
+                tracing::info!(%port, %error, "the port of the metrics is waited for");
+                None
+            }
+            bound => Some(bound.map_err(failed)?),
+        };
         let subject = subject.clone();
         let answer = move || {
+            let Some(listener) = listener.or_else(|| wait_for(port)) else { return };
             for stream in listener.incoming().flatten() {
                 log(timed(&stream).and_then(|()| subject.answer(&stream, &stream)));
             }
@@ -60,6 +71,18 @@ pub(super) fn tell(runtime: &Path, state: &MountState, fs: &Arc<SeedFs>) -> Resu
     };
     thread::Builder::new().name("telling".into()).spawn(answer).map_err(MountError::Thread)?;
     Ok(())
+}
+
+/// Binds a port that another process lets go of soon.
+fn wait_for(port: SocketAddr) -> Option<TcpListener> {
+    for _ in 0..PORT_ATTEMPTS {
+        match TcpListener::bind(port) {
+            Ok(listener) => return Some(listener),
+            Err(_) => thread::sleep(PORT_PAUSE),
+        }
+    }
+    tracing::warn!(%port, "metrics are not offered: another process has the port");
+    None
 }
 
 fn timed(stream: &TcpStream) -> io::Result<()> {
