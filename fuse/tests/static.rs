@@ -1,0 +1,80 @@
+//! `seed-mount` as the static program that is handed out: on a system that has nothing but it, a kernel and
+//! a shell. Needs root.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::mount::{MountFlags, mount, mount_bind};
+use support::in_private_namespace;
+use support::program::{NAME, World};
+
+/// What a program that is fetched in every job may weigh, in bytes.
+const LARGEST: u64 = 15_000_000;
+
+/// What the shell there does: mount, run what is in the seed, look, unmount; and no server is left.
+const SCRIPT: &str = r#"
+    set -e
+    /seed-mount "$1" /mnt --cache /cache
+    "/mnt/$2/bin/tool"
+    wc -c < "/mnt/$2/data"
+    /seed-mount --list | grep -c '"directory":"/mnt"'
+    /seed-mount --unmount /mnt
+    ls /mnt /run/nix-seed
+"#;
+
+fn built() -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/tools/musl");
+    let output = Command::new(script).stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "the static program cannot be made");
+    String::from_utf8(output.stdout).unwrap().trim().into()
+}
+
+/// A root with the program, a shell, a seed, and what every kernel shows. Nothing of the machine's own: no C
+/// library, no configuration, no certificates.
+fn empty_system(world: &World, program: &Path) -> PathBuf {
+    let root = world.path("system");
+    for directory in ["bin", "dev", "mnt", "proc", "run", "seeds", "sys", "tmp", "cache"] {
+        fs::create_dir_all(root.join(directory)).unwrap();
+    }
+    fs::copy(program, root.join("seed-mount")).unwrap();
+    fs::copy("/bin/busybox", root.join("bin/sh")).unwrap();
+    for name in ["wc", "grep", "ls", "cat"] {
+        std::os::unix::fs::symlink("sh", root.join("bin").join(name)).unwrap();
+    }
+    mount_bind(&world.seed.layout, root.join("seeds")).unwrap();
+    for device in ["fuse", "null"] {
+        let file = root.join("dev").join(device);
+        fs::write(&file, "").unwrap();
+        mount_bind(Path::new("/dev").join(device), &file).unwrap();
+    }
+    mount("proc", root.join("proc"), "proc", MountFlags::empty(), None).unwrap();
+    root
+}
+
+#[test]
+fn runs_where_there_is_nothing_else() {
+    let program = built();
+    assert!(fs::metadata(&program).unwrap().len() < LARGEST, "{}", program.display());
+    in_private_namespace(|| {
+        let world = World::new();
+        let root = empty_system(&world, &program);
+        let reference = format!("oci:/seeds@{}", world.seed.digest);
+        let output = Command::new("chroot")
+            .arg(&root)
+            .args(["/bin/sh", "-c", SCRIPT, "sh", &reference, NAME])
+            .env_clear()
+            .env("PATH", "/bin:/usr/sbin:/usr/bin")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(text, "works\n300000\n1\n/mnt:\n\n/run/nix-seed:\n", "{said}");
+        assert_eq!(said, "");
+    });
+}
