@@ -96,6 +96,8 @@ pub(crate) enum PlanLower {
     /// A seed that the supervisor will serve; the mount table shows `source` for it.
     Seed {
         source: String,
+        /// Whether the kernel may read far ahead in it.
+        far_ahead: bool,
     },
     Directory(OsString),
 }

@@ -307,7 +307,9 @@ fn spawn_init() -> Result<(Child, Channel), SandboxError> {
 
 fn plan(spec: &Spec, network: Network, scratch: Option<&scratch::Scratch>) -> Result<Plan, SandboxError> {
     let lower = match &spec.lower {
-        Lower::Seed(seed) => PlanLower::Seed { source: seed.digest().to_string() },
+        Lower::Seed(seed) => {
+            PlanLower::Seed { source: seed.digest().to_string(), far_ahead: !seed.is_recorded() }
+        }
         Lower::Directory(path) => PlanLower::Directory(host_path("the seed's tree", path)?),
     };
     let workspace = match &spec.workspace {

@@ -59,6 +59,11 @@ impl Pace {
         Self { most, longest, streams, span: FIRST_SPAN, window: None, before: None, steady: 0 }
     }
 
+    /// How many connections may be used by what is fetched ahead.
+    pub(super) fn most(&self) -> usize {
+        self.most
+    }
+
     /// How many ranges may be fetched ahead at once.
     pub(super) fn streams(&self) -> usize {
         self.streams

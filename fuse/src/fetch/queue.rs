@@ -4,8 +4,10 @@
 //! store path refers to; everything else. Only the first kind may use all connections, so that a read
 //! always finds one free.
 //!
-//! What is fetched ahead is asked for in large ranges and taken in as it comes. Until a part of a range has begun
-//! to come, its chunks are only *promised*: a read that waits for one asks for it by itself.
+//! What is fetched ahead is asked for in large ranges and taken in as it comes. Until a part of a very large range
+//! has begun to come, its chunks are only *promised*: a read that waits for one asks for it by itself. As long as
+//! reads miss, ranges are not that large: a registry does work for each request, and a read that overtakes a range
+//! costs one and a part of the link.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -32,6 +34,14 @@ const FIRST_WINDOW: u64 = 4 << 20;
 const WHOLE_REFERENCE: u64 = 8 << 20;
 /// Neighbourhoods that are kept; the one used longest ago is dropped for a new one.
 const MAX_SWEEPS: usize = 64;
+/// Largest range that a read waits for rather than overtake it, in compressed bytes; and largest range that is
+/// fetched ahead within [`MISSING`] of a miss. It takes about 20 ms of a link of 1 Gbps.
+const WAITED_FOR: u64 = 2 << 20;
+/// How long a miss makes others likely.
+const MISSING: Duration = Duration::from_secs(1);
+/// As many compressed bytes of small ranges may be on their way at once, on all connections that are not kept for
+/// reads: it is not their number that fills the link.
+const SMALL_BYTES: u64 = 4 << 20;
 /// A background fill waits until no read has missed for this long.
 const FILL_QUIET: Duration = Duration::from_millis(100);
 /// The same where a trace has told what will be read, until no read at all has come for so long: a job that is
@@ -104,6 +114,10 @@ pub(super) struct Queue {
     promised: HashSet<ChunkId>,
     active_ahead: usize,
     active_fill: usize,
+    /// Compressed bytes of the ranges that are fetched ahead now.
+    ahead_bytes: u64,
+    /// Whether what is fetched ahead may have to wait for a limit, which reads do not.
+    limited: bool,
     pub(super) pace: Pace,
     pub(super) lateness: Lateness,
     last_miss: Option<Instant>,
@@ -149,6 +163,8 @@ impl Queue {
             promised: HashSet::new(),
             active_ahead: 0,
             active_fill: 0,
+            ahead_bytes: 0,
+            limited: config.rate.is_some() || config.fill_rate.is_some(),
             pace: Pace::new(config.connections * 3 / 4, config.rate),
             lateness: Lateness::default(),
             last_miss: None,
@@ -264,7 +280,11 @@ impl Queue {
             return Next::Wait(None);
         }
         let others_wait = node.others_missed().filter(|ago| *ago < FILL_QUIET);
-        let streams = if others_wait.is_some() { 1 } else { self.pace.streams() };
+        let streams = match others_wait {
+            Some(_) => 1,
+            None if self.ahead_bytes < SMALL_BYTES => self.pace.most(),
+            None => self.pace.streams(),
+        };
         if self.active_ahead < streams
             && let Some(span) = self.next_ahead(map, store)
         {
@@ -294,14 +314,14 @@ impl Queue {
     fn start(&mut self, job: Job) -> Job {
         match job.class {
             Class::Demand | Class::Again | Class::Late => self.in_flight.extend(&job.span.ids),
-            Class::Ahead => {
-                self.active_ahead += 1;
-                self.promised.extend(&job.span.ids);
-            }
-            Class::Fill => {
-                self.active_fill += 1;
-                self.promised.extend(&job.span.ids);
-            }
+            Class::Ahead => self.active_ahead += 1,
+            Class::Fill => self.active_fill += 1,
+        }
+        if !job.class.is_demand() {
+            self.ahead_bytes += job.span.bytes();
+            let overtaken = self.limited || job.span.bytes() > WAITED_FOR;
+            let asked = if overtaken { &mut self.promised } else { &mut self.in_flight };
+            asked.extend(&job.span.ids);
         }
         job
     }
@@ -315,12 +335,19 @@ impl Queue {
     }
 
     /// A range that was fetched ahead has come or failed; its parts may still be decoded.
-    pub(super) fn ended(&mut self, class: Class) {
-        match class {
-            Class::Demand | Class::Again | Class::Late => {}
+    pub(super) fn ended(&mut self, job: &Job) {
+        match job.class {
+            Class::Demand | Class::Again | Class::Late => return,
             Class::Ahead => self.active_ahead -= 1,
             Class::Fill => self.active_fill -= 1,
         }
+        self.ahead_bytes -= job.span.bytes();
+    }
+
+    /// How large a range may be that is fetched ahead.
+    fn target(&self) -> u64 {
+        let missing = self.last_miss.is_some_and(|last| last.elapsed() < MISSING);
+        if missing { self.pace.span().min(WAITED_FOR) } else { self.pace.span() }
     }
 
     /// How many ranges are fetched ahead now.
@@ -357,7 +384,7 @@ impl Queue {
     }
 
     fn next_ahead(&mut self, map: &dyn ChunkMap, store: &ChunkStore) -> Option<Span> {
-        let target = self.pace.span();
+        let target = self.target();
         let mut trace = std::mem::take(&mut self.trace);
         let gap = self.trace_gap;
         let span = plan::from_list(map, &mut trace, target, gap, |id| self.wanted(map, store, id));
@@ -391,7 +418,7 @@ impl Queue {
         if count == 0 {
             return None;
         }
-        let target = self.pace.span();
+        let target = self.target();
         let from = self.everything.next;
         if from < count {
             let wanted = |id| self.wanted(map, store, id);

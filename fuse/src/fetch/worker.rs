@@ -81,7 +81,7 @@ fn connection(shared: &Shared) {
         } else {
             keep_to_rates(shared, &job);
             take_in(shared, &job);
-            shared.lock().ended(job.class);
+            shared.lock().ended(&job);
             shared.work.notify_all();
         }
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -116,6 +117,7 @@ pub struct SeedFs {
     counters: Arc<Counters>,
     /// The thread that brings the index, until somebody waited for it.
     arrival: Mutex<Option<JoinHandle<()>>>,
+    recorded: AtomicBool,
 }
 
 /// Opens the seed with this manifest digest: the manifest, then the configuration and the beginning of the
@@ -206,7 +208,14 @@ fn assemble(
     if let Some(traces) = traces {
         traces.are_for(&index, &fetcher, &counters, fills);
     }
-    Ok(Arc::new(SeedFs { seed, index, fetcher, counters, arrival: Mutex::new(Some(arrival)) }))
+    Ok(Arc::new(SeedFs {
+        seed,
+        index,
+        fetcher,
+        counters,
+        arrival: Mutex::new(Some(arrival)),
+        recorded: AtomicBool::new(false),
+    }))
 }
 
 /// Begins to fetch the index, in a thread of its own.
@@ -286,9 +295,17 @@ impl SeedFs {
         &self.fetcher
     }
 
-    /// Begins anew with the recording of what is read.
+    /// Begins anew with the recording of what is read. Who mounts it from now on for that lets the kernel read no
+    /// farther ahead than it does by itself ([`is_recorded`](Self::is_recorded)).
     pub fn restart_recording(&self) {
+        self.recorded.store(true, Ordering::Relaxed);
         self.fetcher.restart_recording();
+    }
+
+    /// Whether what is read is recorded on purpose: then what the kernel reads ahead of need, which looks like any
+    /// other read, should be little.
+    pub fn is_recorded(&self) -> bool {
+        self.recorded.load(Ordering::Relaxed)
     }
 
     /// What was read since the seed was opened, or since the recording was begun anew, as the trace of `target`.

@@ -292,8 +292,16 @@ fn a_disk_without_room_to_spare_is_left_alone() {
     assert_eq!(segment::list(directory.path()).unwrap().len(), 0);
 }
 
-/// A cache of three chunks that were written one after another: its files, and their lengths after each.
-fn written(directory: &Path) -> (Vec<Digest>, Vec<u8>, Vec<u8>, Vec<(usize, usize)>) {
+/// A cache of three chunks that were written one after another.
+struct Written {
+    digests: Vec<Digest>,
+    data: Vec<u8>,
+    index: Vec<u8>,
+    /// Of both files, before the first chunk and after each.
+    lengths: Vec<(usize, usize)>,
+}
+
+fn written(directory: &Path) -> Written {
     let (store, _) = open(config(directory));
     let (mut digests, mut lengths) = (Vec::new(), vec![(0, 0)]);
     for seed in 0..3u8 {
@@ -302,7 +310,7 @@ fn written(directory: &Path) -> (Vec<Digest>, Vec<u8>, Vec<u8>, Vec<(usize, usiz
         lengths.push((data, index));
     }
     let [data, index] = ["data", "index"].map(|kind| fs::read(file(directory, kind)).unwrap());
-    (digests, data, index, lengths)
+    Written { digests, data, index, lengths }
 }
 
 /// Opens a cache of these files: what it gives is right or nothing. Says how many chunks it gave.
@@ -327,7 +335,7 @@ fn right_or_nothing(data: &[u8], index: &[u8], digests: &[Digest]) -> usize {
 #[test]
 fn no_damaged_byte_of_a_cache_is_served() {
     let directory = tempfile::tempdir().unwrap();
-    let (digests, data, index, _) = written(directory.path());
+    let Written { digests, data, index, .. } = written(directory.path());
     assert_eq!(right_or_nothing(&data, &index, &digests), 3);
     // Every byte in the soak.
     let step = if std::env::var_os("SEED_TEST_READS").is_some() { 1 } else { 7 };
@@ -350,7 +358,7 @@ fn no_damaged_byte_of_a_cache_is_served() {
 #[test]
 fn no_power_cut_yields_a_wrong_byte() {
     let directory = tempfile::tempdir().unwrap();
-    let (digests, data, index, lengths) = written(directory.path());
+    let Written { digests, data, index, lengths } = written(directory.path());
     // Each write was in part or in whole, before or behind those of the other file.
     let cuts = |all: &[usize]| -> Vec<usize> {
         let halves = all.windows(2).map(|pair| usize::midpoint(pair[0], pair[1]));

@@ -59,8 +59,8 @@ fn private_base() -> io::Result<PathBuf> {
 }
 
 fn mount_seed(channel: &Channel, plan: &PlanLower, target: &Path, sources: &Sources) -> Result<(), Failure> {
-    let source = match (plan, &sources.lower) {
-        (PlanLower::Seed { source }, _) => source,
+    let (source, far_ahead) = match (plan, &sources.lower) {
+        (PlanLower::Seed { source, far_ahead }, _) => (source, *far_ahead),
         (PlanLower::Directory(_), Some(tree)) => return attach(tree.as_fd(), target).during(Step::Seed),
         (PlanLower::Directory(_), None) => {
             return Err(io::Error::from_raw_os_error(libc::EBADF)).during(Step::Seed);
@@ -70,8 +70,10 @@ fn mount_seed(channel: &Channel, plan: &PlanLower, target: &Path, sources: &Sour
     channel.send(&Reply::Seed, &[device.as_fd()]).during(Step::Seed)?;
     match channel.receive::<Request>().during(Step::Seed)? {
         Some((Request::SeedServed, _)) => {
-            // A matter of speed, which an ordinary user must do without.
-            seed_fuse::mount::raise_read_ahead(target);
+            if far_ahead {
+                // A matter of speed, which an ordinary user must do without.
+                seed_fuse::mount::raise_read_ahead(target);
+            }
             Ok(())
         }
         _ => Err(io::Error::from_raw_os_error(libc::EPIPE)).during(Step::Seed),

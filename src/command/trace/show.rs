@@ -19,7 +19,7 @@ use crate::session::Session;
 
 /// Show the traces beside a seed, or one in a file
 ///
-/// With --paths, also which store paths were read, in order: what `seed pack --order-by` takes.
+/// With --paths, also which store paths were read, in order.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
