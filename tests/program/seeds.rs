@@ -6,10 +6,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use seed_format::{Digest, StorePath};
+use seed_image::artifact;
 use seed_image::closure::{Closure, PathInfo};
-use seed_image::manifest::{Descriptor, Manifest, media_type};
+use seed_image::manifest::{Manifest, media_type};
 use seed_image::pack::{Options, Packed, pack};
-use seed_image::transport::{BytesContent, Layout, Transport};
+use seed_image::transport::{Layout, Transport};
 use seed_image::tree;
 use seed_policy::core::{CoreStatement, Kind, NixConfig, Subject};
 
@@ -153,21 +154,6 @@ impl Seeds {
 
     /// Puts a referrer with one layer of these bytes beside a seed.
     pub(crate) fn refer(&self, seed: &Digest, kind: &str, text: &[u8]) {
-        let layout = self.layout();
-        let layer = Descriptor::new(kind, Digest::of(text), text.len() as u64);
-        let config = Descriptor::new(media_type::EMPTY, Digest::of(b"{}"), 2);
-        layout.put_blob(&layer, &mut BytesContent(text)).unwrap();
-        layout.put_blob(&config, &mut BytesContent(b"{}")).unwrap();
-        let size = layout.manifest(seed).unwrap().len() as u64;
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: Some(media_type::MANIFEST.into()),
-            artifact_type: Some(kind.into()),
-            config,
-            layers: vec![layer],
-            subject: Some(Descriptor::new(media_type::MANIFEST, *seed, size)),
-            annotations: BTreeMap::new(),
-        };
-        layout.put_manifest(&manifest.to_bytes(), media_type::MANIFEST, None).unwrap();
+        artifact::publish(&self.layout(), seed, kind, text, BTreeMap::new()).unwrap();
     }
 }

@@ -107,7 +107,10 @@ fn next_job(shared: &Shared) -> Option<Job> {
 /// Asks for what a read waits for.
 fn ask(shared: &Shared, job: &Job) -> Result<Vec<u8>, SourceError> {
     let span = &job.span;
-    let failures = span.ids.iter().filter_map(|id| shared.lock().failures.get(id).copied()).max();
+    let failures = {
+        let queue = shared.lock();
+        span.ids.iter().filter_map(|id| queue.failures.get(id)).max().copied()
+    };
     if let Some(failures) = failures {
         // A source that fails at once is not asked without a pause.
         thread::sleep(FIRST_PAUSE.saturating_mul(1 << failures.min(5)));
