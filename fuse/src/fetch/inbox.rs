@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use super::map::ChunkId;
 use super::worker::Fetched;
 use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -96,6 +97,22 @@ impl Inbox {
         self.lock().demand.pop_front()
     }
 
+    /// A read has begun to wait for `id`: what has come of it is decoded first.
+    pub(super) fn hurry(&self, id: ChunkId) {
+        let mut state = self.lock();
+        let has = |fetched: &Fetched| fetched.job.span.ids.contains(&id);
+        for fill in [false, true] {
+            let queue = state.of(fill);
+            if let Some(fetched) = queue.iter().position(has).and_then(|at| queue.remove(at)) {
+                state.demand.push_back(fetched);
+                drop(state);
+                self.came.notify_one();
+                self.taken.notify_all();
+                return;
+            }
+        }
+    }
+
     /// Ends who waits here.
     pub(super) fn close(&self) {
         self.lock().closed = true;
@@ -108,5 +125,28 @@ impl Inbox {
 impl State {
     fn of(&mut self, fill: bool) -> &mut VecDeque<Fetched> {
         if fill { &mut self.fill } else { &mut self.ahead }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::Span;
+    use super::super::queue::{Class, Job};
+    use super::*;
+
+    #[test]
+    fn what_a_read_begins_to_wait_for_does_not_stay_with_the_fill() {
+        let inbox = Inbox::default();
+        for id in 0..3 {
+            let span = Span { layer: 0, blob: 0..1, ids: vec![id] };
+            inbox.put(Fetched::of(Job { class: Class::Fill, span }, vec![0]));
+        }
+        inbox.hurry(1);
+        inbox.hurry(7);
+        let mut ids = |decoder| inbox.take(decoder).unwrap().job.span.ids;
+        assert_eq!(ids(Decoder::Urgent), [1]);
+        assert_eq!(ids(Decoder::Fill), [0]);
+        assert_eq!(ids(Decoder::Fill), [2]);
+        assert!(inbox.take_urgent().is_none());
     }
 }

@@ -28,6 +28,7 @@ use seed_format::Digest;
 use crate::source::{BlobSource, SourceError};
 use crate::stats::{Counters, add};
 use crate::store::{Chunk, ChunkStore, Verified};
+use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use inbox::Inbox;
 pub use map::{ChunkId, ChunkMap, ChunkPlace};
@@ -151,9 +152,11 @@ impl FetchError {
     }
 }
 
-/// Fetches the chunks of one seed. Dropping it ends its threads, and fails the reads that still wait.
+/// Fetches the chunks of one seed. Dropping it ends its threads, and fails the reads that still wait; what reads
+/// have got is then in the cache.
 pub struct Fetcher {
     shared: Arc<Shared>,
+    decoders: Vec<JoinHandle<()>>,
 }
 
 struct Shared {
@@ -215,8 +218,9 @@ impl Fetcher {
             work,
             waits,
         };
-        let fetcher = Self { shared: Arc::new(shared) };
-        worker::start(&fetcher.shared).map_err(|error| FetchError::Thread(Arc::new(error)))?;
+        let mut fetcher = Self { shared: Arc::new(shared), decoders: Vec::new() };
+        let started = worker::start(&fetcher.shared, &mut fetcher.decoders);
+        started.map_err(|error| FetchError::Thread(Arc::new(error)))?;
         Ok(fetcher)
     }
 
@@ -261,6 +265,9 @@ impl Fetcher {
             queue.miss(&*shared.map, &shared.config, *first);
         }
         drop(queue);
+        for id in missing {
+            shared.inbox.hurry(id);
+        }
         shared.node.missed();
         add(&shared.counters.demand_misses, 1);
         shared.work.notify_all();
@@ -407,6 +414,12 @@ impl Drop for Fetcher {
         self.shared.waits.notify_all();
         for waiter in waiting.into_values().flatten() {
             waiter.fail(FetchError::Stopped, &self.shared.counters);
+        }
+        // A chunk is handed out before it is kept. What is left to do is a part of a range each.
+        let this = thread::current().id();
+        for decoder in self.decoders.drain(..).filter(|decoder| decoder.thread().id() != this) {
+            // A panic there has been reported; what it was to keep is fetched again.
+            let _ = decoder.join();
         }
     }
 }

@@ -368,6 +368,17 @@ fn what_has_settled_is_in_the_cache() {
     }
 }
 
+/// The same of a fetcher that ends at once.
+#[test]
+fn what_was_read_is_in_the_cache_when_the_fetcher_has_ended() {
+    for _ in 0..100 {
+        let Bench { library, store, fetcher, _cache, .. } = bench(Library::new(1, 4), quiet(), honest());
+        fetcher.get(0..4).unwrap();
+        drop(fetcher);
+        assert!(library.chunks.iter().all(|place| store.contains(&place.digest)));
+    }
+}
+
 #[test]
 fn a_short_answer_and_a_failing_source_are_errors() {
     type Fault = fn(&[u8]) -> Result<Vec<u8>, SourceError>;

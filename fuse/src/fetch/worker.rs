@@ -17,6 +17,7 @@ use super::{Config, FetchError, Shared};
 use crate::source::SourceError;
 use crate::stats::add;
 use crate::store::{Chunk, MAX_CHUNK, Mismatch, Verified};
+use crate::sync::thread::JoinHandle;
 use crate::sync::{PoisonError, thread};
 
 /// Uncompressed bytes that are verified, written to the cache and handed out together.
@@ -45,32 +46,38 @@ pub(super) struct Fetched {
     answer: Result<Vec<u8>, SourceError>,
 }
 
-/// Starts all threads. They end when the queue is stopped.
-pub(super) fn start(shared: &Arc<Shared>) -> io::Result<()> {
+#[cfg(test)]
+impl Fetched {
+    pub(super) fn of(job: Job, bytes: Vec<u8>) -> Self {
+        Self { job, answer: Ok(bytes) }
+    }
+}
+
+/// Starts all threads, and gives those that decode. They end when the queue is stopped.
+pub(super) fn start(shared: &Arc<Shared>, decoders: &mut Vec<JoinHandle<()>>) -> io::Result<()> {
     for number in 0..shared.config.connections.max(1) {
         let shared = Arc::clone(shared);
         spawn(format!("connection-{number}"), move || connection(&shared))?;
     }
-    let decoders = std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
-    for number in 0..decoders {
+    for number in 0..std::thread::available_parallelism().map_or(1, |n| n.get().min(4)) {
         let shared = Arc::clone(shared);
-        spawn(format!("decode-{number}"), move || decode_urgent(&shared))?;
+        decoders.push(spawn(format!("decode-{number}"), move || decode_urgent(&shared))?);
     }
     let filler = Arc::clone(shared);
-    spawn("decode-fill".into(), move || {
+    decoders.push(spawn("decode-fill".into(), move || {
         // Refused only by policies that forbid any change of priority; then the fill competes.
         let _ = rustix::process::nice(FILL_NICENESS);
         let mut scratch = Scratch::default();
         while let Some(fetched) = filler.inbox.take(Decoder::Fill) {
             decode(&filler, fetched, &mut scratch, &mut |_| ());
         }
-    })?;
+    })?);
     let watched = Arc::clone(shared);
-    spawn("watch".into(), move || watch(&watched))
+    spawn("watch".into(), move || watch(&watched)).map(drop)
 }
 
-fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name(name).stack_size(STACK).spawn(run).map(drop)
+fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name).stack_size(STACK).spawn(run)
 }
 
 fn connection(shared: &Shared) {

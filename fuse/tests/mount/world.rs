@@ -132,7 +132,7 @@ pub(crate) fn listing(root: &Path) -> Listing {
             value.2 = Some(fs::read_link(&full).unwrap());
         } else {
             value.1 = meta.len();
-            value.3 = Some(fs::read(&full).unwrap());
+            value.3 = Some(fs::read(&full).unwrap_or_else(|error| panic!("{}: {error}", full.display())));
         }
         all.insert(path, value);
     }
