@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use seed_format::StorePath;
+use seed_format::index::Index;
 use seed_format::trace::Trace;
+use seed_format::{Digest, StorePath};
 use seed_fuse::mount::{SeedFs, TraceChoice, selects};
 use seed_fuse::tree::ROOT;
 use seed_image::capture::{
@@ -15,9 +16,9 @@ use seed_image::capture::{
     changed_source, diagnose, source_hash,
 };
 use seed_image::reference::Reference;
-use seed_image::traces;
 use seed_image::transport::Transport;
 use seed_image::verify::{MAX_DATABASE, realised, registered};
+use seed_image::{seed, traces};
 use seed_policy::System;
 use seed_sandbox::{Nix, Replay, SandboxError, Use, Workspace, flake_of_workspace};
 use serde::Serialize;
@@ -116,15 +117,38 @@ pub(crate) fn check(
 fn publish(session: &Session<'_>, transport: &dyn Transport, traces: &[Trace]) -> Result<()> {
     let Some(seed) = traces.first().map(|trace| trace.seed) else { return Ok(()) };
     let there = traces::list(transport, &seed).context(|| format!("cannot ask for the traces of {seed}"))?;
-    for trace in traces.iter().filter(|trace| there.iter().all(|there| there.target != trace.target)) {
-        traces::publish(transport, trace, SystemTime::now())
-            .context(|| format!("cannot store the trace of {}", trace.target))?;
+    let is_new = |trace: &&Trace| there.iter().all(|there| there.target != trace.target);
+    let fresh: Vec<_> = traces.iter().filter(is_new).cloned().collect();
+    put_beside(session, transport, &seed, &fresh)?;
+    for trace in &fresh {
         session.printer.note(format_args!(
             "{}: {} in {} chunks are read",
             trace.target,
             bytes(trace.bytes),
             trace.chunk_count()
         ));
+    }
+    Ok(())
+}
+
+/// Puts traces beside their seed, with their bundles.
+pub(crate) fn put_beside(
+    session: &Session<'_>,
+    transport: &dyn Transport,
+    seed: &Digest,
+    traces: &[Trace],
+) -> Result<()> {
+    if traces.is_empty() {
+        return Ok(());
+    }
+    let context = || format!("cannot read the index of {seed}");
+    let bytes = seed::open(transport, seed).context(context)?.index_bytes(transport).context(context)?;
+    let index = Index::open(bytes).context(context)?;
+    let scratch = Temporary::new(session, "bundle")?;
+    for trace in traces {
+        traces::put_bundle(transport, &index, trace, &scratch.path().join("bundle"))
+            .and_then(|bundle| traces::publish(transport, trace, bundle, SystemTime::now()))
+            .context(|| format!("cannot store the trace of {}", trace.target))?;
     }
     Ok(())
 }

@@ -82,6 +82,7 @@ fn what_a_command_read_is_there_before_the_next_one_reads_it() {
         let shown = &program.run(["trace", "show", &place, "--paths", "--json"]).ended_with(0);
         let shown = &shown.json()[0];
         assert_eq!(shown["chunks"], chunks);
+        assert_eq!(shown["bundle"], recorded["bytes"], "{shown}");
         let read = shown["read"].as_array().unwrap();
         let busybox =
             |read: &serde_json::Value| read["path"].as_str().is_some_and(|path| path.ends_with("-busybox"));
@@ -95,6 +96,9 @@ fn what_a_command_read_is_there_before_the_next_one_reads_it() {
     run.ended_with(0);
     let stats = stats_when(&program, &directory, |stats| stats["chunks_fetched"] == chunks);
     assert_eq!((&stats["traced_chunks"], &stats["demand_misses"]), (&chunks.into(), &0.into()), "{stats}");
+    // From the bundle they are a range or two; nothing else was asked for.
+    assert!(stats["requests"].as_u64().unwrap() <= 2, "{stats}");
+    assert_eq!(stats["bytes_fetched"], recorded["bytes"], "{stats}");
     let busybox = directory.join(Seeds::path('b', "busybox").base_name()).join("bin/busybox");
     assert!(Command::new(&busybox).args(["sh", "-c", "exit 0"]).status().unwrap().success());
     let stats = stats_when(&program, &directory, |stats| !stats.is_null());
@@ -134,6 +138,7 @@ fn wrong_traces_change_nothing() {
         let annotations = [
             (annotation::TRACE_TARGET.to_owned(), target.to_owned()),
             (annotation::TRACE_BLOB.to_owned(), named.to_owned()),
+            (annotation::TRACE_BUNDLE.to_owned(), format!("{}:7", Digest::of(b"no such bundle"))),
         ];
         artifact::publish(&layout, &packed.digest, MEDIA_TYPE, bytes, annotations.into()).unwrap();
     };

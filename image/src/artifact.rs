@@ -1,4 +1,4 @@
-//! Small artifacts that refer to an image: a manifest with the image as its subject, and one blob.
+//! Small artifacts that refer to an image: a manifest with the image as its subject, and a blob or two.
 //!
 //! Source: OCI image specification 1.1, "Guidelines for Artifact Usage".
 
@@ -22,6 +22,18 @@ pub fn publish(
     bytes: &[u8],
     annotations: BTreeMap<String, String>,
 ) -> Result<Digest, TransportError> {
+    publish_with(transport, subject, kind, bytes, None, annotations)
+}
+
+/// The same with a second blob, which the place has already.
+pub fn publish_with(
+    transport: &dyn Transport,
+    subject: &Digest,
+    kind: &str,
+    bytes: &[u8],
+    second: Option<Descriptor>,
+    annotations: BTreeMap<String, String>,
+) -> Result<Digest, TransportError> {
     let subject_size = transport.manifest(subject)?.len() as u64;
     let config = Descriptor::new(media_type::EMPTY, Digest::of(EMPTY), EMPTY.len() as u64);
     let layer = Descriptor::new(kind, Digest::of(bytes), bytes.len() as u64);
@@ -33,7 +45,7 @@ pub fn publish(
         media_type: Some(media_type::MANIFEST.into()),
         artifact_type: Some(kind.into()),
         config,
-        layers: vec![layer],
+        layers: [layer].into_iter().chain(second).collect(),
         subject: Some(Descriptor::new(media_type::MANIFEST, *subject, subject_size)),
         annotations,
     };

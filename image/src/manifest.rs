@@ -75,6 +75,8 @@ pub mod annotation {
     pub const TRACE_TARGET: &str = "dev.nix-seed.trace.target";
     /// On the manifest of a trace: `digest:size` of the trace.
     pub const TRACE_BLOB: &str = "dev.nix-seed.trace.blob";
+    /// On the manifest of a trace that has a bundle: `digest:size` of the bundle.
+    pub const TRACE_BUNDLE: &str = "dev.nix-seed.trace.bundle";
     /// On the manifest of a trace: when it was recorded, in seconds since 1970.
     pub const TRACE_RECORDED: &str = "dev.nix-seed.trace.recorded";
 }

@@ -1,19 +1,34 @@
 //! Traces beside their seeds: published as referrers, and found with two requests that need nothing but the
 //! seed's digest: the list of referrers, whose annotations name the blobs, and the blob.
 
+mod bundle;
+
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use seed_format::Digest;
-use seed_format::trace::{MAX_TRACE_LEN, MEDIA_TYPE, Trace, TraceError};
+use seed_format::trace::{BUNDLE_MEDIA_TYPE, MAX_BUNDLE_LEN, MAX_TRACE_LEN, MEDIA_TYPE, Trace, TraceError};
 
 use crate::artifact;
 use crate::manifest::{Descriptor, Manifest, annotation};
 use crate::transport::{Transport, TransportError};
 
+pub use bundle::{offsets, put_bundle};
+
 /// Most traces of a seed that are looked at. Whoever can write to a registry can add them.
 pub const MAX_TRACES: usize = 64;
+
+/// What traces may cost of a seed that is not fetched as a whole anyway, in percent of its compressed bytes. A
+/// lazy mount that reads more is better off with the whole seed; less, and honest traces would be cut.
+const MAX_SHARE: u64 = 30;
+/// What they may cost of a small seed, of which much is read at once: half a second of a link of 1 Gbps.
+const MIN_LIMIT: u64 = 64 << 20;
+
+/// Compressed bytes that traces may cost of a seed with so many.
+pub fn limit(seed: u64) -> u64 {
+    (seed / 100 * MAX_SHARE).max(MIN_LIMIT)
+}
 
 /// Why a trace is not published, or cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +43,17 @@ pub enum TracesError {
         digest: Digest,
         /// The failure.
         source: io::Error,
+    },
+    /// A bundle cannot be put together.
+    #[error("cannot put the chunks of the trace together")]
+    Scratch(#[from] io::Error),
+    /// A chunk of the seed is not what its index says.
+    #[error("a chunk of layer {layer}, {chunk}, has wrong bytes")]
+    Chunk {
+        /// The layer.
+        layer: Digest,
+        /// The digest that the index gives.
+        chunk: Digest,
     },
     /// It is malformed, or cannot be written.
     #[error("the trace is malformed")]
@@ -51,22 +77,28 @@ pub struct Listed {
     pub recorded: u64,
     /// The trace's bytes.
     pub blob: Descriptor,
+    /// The frames of its chunks, where it has a bundle.
+    pub bundle: Option<Descriptor>,
 }
 
-/// Puts a trace beside its seed, and gives the digest of its bytes.
+/// Puts a trace beside its seed, and gives the digest of its bytes. `bundle` is its bundle, which the place has.
 pub fn publish(
     transport: &dyn Transport,
     trace: &Trace,
+    bundle: Option<Descriptor>,
     recorded: SystemTime,
 ) -> Result<Digest, TracesError> {
     let bytes = trace.to_bytes()?;
     let since = recorded.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-    let annotations = BTreeMap::from([
+    let mut annotations = BTreeMap::from([
         (annotation::TRACE_TARGET.to_owned(), trace.target.clone()),
         (annotation::TRACE_BLOB.to_owned(), format!("{}:{}", Digest::of(&bytes), bytes.len())),
         (annotation::TRACE_RECORDED.to_owned(), since.to_string()),
     ]);
-    Ok(artifact::publish(transport, &trace.seed, MEDIA_TYPE, &bytes, annotations)?)
+    if let Some(bundle) = &bundle {
+        annotations.insert(annotation::TRACE_BUNDLE.to_owned(), format!("{}:{}", bundle.digest, bundle.size));
+    }
+    Ok(artifact::publish_with(transport, &trace.seed, MEDIA_TYPE, &bytes, bundle, annotations)?)
 }
 
 /// Whether an entry of a list of referrers says that it is a trace.
@@ -101,11 +133,18 @@ fn described(transport: &dyn Transport, referrer: &Descriptor) -> Option<Listed>
 
 fn annotated(annotations: &BTreeMap<String, String>) -> Option<Listed> {
     let target = annotations.get(annotation::TRACE_TARGET)?.clone();
-    let (digest, size) = annotations.get(annotation::TRACE_BLOB)?.rsplit_once(':')?;
-    let size = size.parse().ok().filter(|size| *size <= MAX_TRACE_LEN as u64)?;
+    let blob = named(annotations.get(annotation::TRACE_BLOB)?, MEDIA_TYPE, MAX_TRACE_LEN as u64)?;
+    let bundle = annotations.get(annotation::TRACE_BUNDLE);
+    let bundle = bundle.and_then(|named_so| named(named_so, BUNDLE_MEDIA_TYPE, MAX_BUNDLE_LEN));
     let recorded = annotations.get(annotation::TRACE_RECORDED).and_then(|text| text.parse().ok());
-    let blob = Descriptor::new(MEDIA_TYPE, digest.parse().ok()?, size);
-    Some(Listed { target, recorded: recorded.unwrap_or(0), blob })
+    Some(Listed { target, recorded: recorded.unwrap_or(0), blob, bundle })
+}
+
+/// A blob as an annotation names it: `digest:size`.
+fn named(text: &str, media_type: &str, most: u64) -> Option<Descriptor> {
+    let (digest, size) = text.rsplit_once(':')?;
+    let size = size.parse().ok().filter(|size| *size <= most)?;
+    Some(Descriptor::new(media_type, digest.parse().ok()?, size))
 }
 
 /// Reads a trace of `seed`.
@@ -162,9 +201,9 @@ mod tests {
         let (layout, seed) = image(directory.path());
         assert_eq!(list(&layout, &seed).unwrap(), []);
         let trace = |target: &str, chunk| Trace::of(seed, target.into(), 9, &[(chunk, 0)]);
-        publish(&layout, &trace("develop b", 1), at(5)).unwrap();
-        publish(&layout, &trace("build a", 2), at(7)).unwrap();
-        publish(&layout, &trace("build a", 3), at(6)).unwrap();
+        publish(&layout, &trace("develop b", 1), None, at(5)).unwrap();
+        publish(&layout, &trace("build a", 2), None, at(7)).unwrap();
+        publish(&layout, &trace("build a", 3), None, at(6)).unwrap();
         let listed = list(&layout, &seed).unwrap();
         let targets: Vec<_> = listed.iter().map(|listed| (&*listed.target, listed.recorded)).collect();
         assert_eq!(targets, [("build a", 7), ("develop b", 5)]);

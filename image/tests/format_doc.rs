@@ -56,6 +56,7 @@ fn limits_are_those_of_the_code() {
         ("bytes of a trace, decompressed", trace::MAX_BODY_LEN as u64),
         ("runs of a trace", trace::MAX_RUNS as u64),
         ("bytes of a trace's target", trace::MAX_TARGET_LEN as u64),
+        ("bytes of a bundle", trace::MAX_BUNDLE_LEN),
     ]);
     for row in table(&page(), "limit") {
         let value = expected.remove(row[0].as_str()).unwrap_or_else(|| panic!("{:?} is not known", row[0]));
@@ -85,7 +86,9 @@ fn names_are_those_of_the_code() {
         seed::INDEX_PATH,
         trace::MEDIA_TYPE,
         annotation::TRACE_TARGET,
+        trace::BUNDLE_MEDIA_TYPE,
         annotation::TRACE_BLOB,
+        annotation::TRACE_BUNDLE,
         annotation::TRACE_RECORDED,
         toc::PREFIXES[0],
         toc::PREFIXES[1],

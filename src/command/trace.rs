@@ -68,6 +68,9 @@ struct Told {
     seconds: f64,
     /// Bytes of the trace.
     size: usize,
+    /// Bytes of its bundle, where it lies beside the seed and has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bundle: Option<u64>,
     /// When it was recorded, in seconds since 1970, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     recorded: Option<u64>,
@@ -93,6 +96,7 @@ impl Told {
             bytes: trace.bytes,
             seconds: f64::from(last) / 1000.0,
             size: trace.to_bytes()?.len(),
+            bundle: None,
             recorded: None,
             file: None,
             pushed: None,
@@ -112,6 +116,9 @@ impl fmt::Display for Told {
             seconds(took),
             bytes(*size as u64)
         )?;
+        if let Some(bundle) = self.bundle {
+            write!(f, ", with a bundle of {}", bytes(bundle))?;
+        }
         if let Some(file) = &self.file {
             write!(f, ", in {}", file.display())?;
         }

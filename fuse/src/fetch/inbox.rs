@@ -139,11 +139,11 @@ mod tests {
         let inbox = Inbox::default();
         for id in 0..3 {
             let span = Span { layer: 0, blob: 0..1, ids: vec![id] };
-            inbox.put(Fetched::of(Job { class: Class::Fill, span }, vec![0]));
+            inbox.put(Fetched::of(Job::new(Class::Fill, span), vec![0]));
         }
         inbox.hurry(1);
         inbox.hurry(7);
-        let mut ids = |decoder| inbox.take(decoder).unwrap().job.span.ids;
+        let ids = |decoder| inbox.take(decoder).unwrap().job.span.ids;
         assert_eq!(ids(Decoder::Urgent), [1]);
         assert_eq!(ids(Decoder::Fill), [0]);
         assert_eq!(ids(Decoder::Fill), [2]);

@@ -4,6 +4,7 @@
 //! waiting for one. So a read that misses is answered by a small range of its own, and at the same time all
 //! that lies around it is asked for in large ranges on the other connections. See [`queue`] for the order.
 
+mod bundle;
 mod inbox;
 mod late;
 mod map;
@@ -16,6 +17,7 @@ mod touched;
 mod waiter;
 mod worker;
 
+use std::collections::VecDeque;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -30,6 +32,7 @@ use crate::stats::{Counters, add};
 use crate::store::{Chunk, ChunkStore, Verified};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use bundle::Bundle;
 use inbox::Inbox;
 pub use map::{ChunkId, ChunkMap, ChunkPlace};
 use node::Node;
@@ -344,6 +347,34 @@ impl Fetcher {
         shared.lock().add_trace(ordered);
         shared.go_full_if_most(bytes);
         shared.work.notify_all();
+    }
+
+    /// The same from a bundle, the blob `digest`, in which the frames of the chunks begin at these bytes. Says how many
+    /// compressed bytes that is. What cannot be had there, or is wrong, comes from the layers.
+    pub fn prefetch_bundle(&self, digest: Digest, offsets: Vec<(ChunkId, u64)>, limit: u64) -> u64 {
+        let shared = &self.shared;
+        let mut bytes = 0;
+        let mut ids = VecDeque::with_capacity(offsets.len());
+        for (id, _) in &offsets {
+            let Some(place) = shared.map.chunk(*id) else { continue };
+            let more = bytes + u64::from(place.blob_len);
+            if more > limit {
+                break;
+            }
+            bytes = more;
+            ids.push_back(*id);
+        }
+        let bundle = Bundle::new(Arc::clone(&shared.map), digest, offsets);
+        let mut queue = shared.lock();
+        if queue.is_full() {
+            // It comes with all else, and is not to be fetched twice.
+            return 0;
+        }
+        queue.add_bundle(bundle, ids);
+        drop(queue);
+        shared.go_full_if_most(bytes);
+        shared.work.notify_all();
+        bytes
     }
 
     /// Fetches everything as fast as it comes and can be decoded. What a read waits for is still first.

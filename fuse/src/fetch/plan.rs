@@ -12,7 +12,7 @@ pub(super) const MAX_GAP: u64 = 32 << 10;
 /// Chunks looked at for one range: bounds the time that planning takes under the scheduler's lock.
 const MAX_CHUNKS: usize = 4096;
 
-/// Chunks of one layer that one range of its blob covers, in ascending order.
+/// Chunks of one blob that one range of it covers, in the order of their bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) layer: u16,
@@ -206,7 +206,7 @@ pub(super) fn from_list(
             break;
         }
     }
-    span.ids.sort_unstable();
+    span.ids.sort_unstable_by_key(|id| map.chunk(*id).map(|place| place.blob_offset));
     Some(span)
 }
 

@@ -1,6 +1,6 @@
 //! What waits to be fetched, and which of it is next.
 //!
-//! In this order: what a read waits for; the chunks of a trace; what lies around a missed chunk; what its
+//! In this order: what a read waits for; the chunks of traces, from their bundles where they have some; what lies around a missed chunk; what its
 //! store path refers to; everything else. Only the first kind may use all connections, so that a read
 //! always finds one free.
 //!
@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Config;
+use super::bundle::Bundle;
 use super::late::Lateness;
 use super::map::{ChunkId, ChunkMap};
 use super::node::Node;
@@ -37,6 +38,8 @@ const MAX_SWEEPS: usize = 64;
 /// Largest range that a read waits for rather than overtake it, in compressed bytes; and largest range that is
 /// fetched ahead within [`MISSING`] of a miss. It takes about 20 ms of a link of 1 Gbps.
 const WAITED_FOR: u64 = 2 << 20;
+/// Unwanted bytes of a bundle that a range of it may run over: they are those of chunks that were fetched already.
+const MAX_GAP_IN_BUNDLE: u64 = 256 << 10;
 /// How long a miss makes others likely.
 const MISSING: Duration = Duration::from_secs(1);
 /// As many compressed bytes of small ranges may be on their way at once, on all connections that are not kept for
@@ -85,10 +88,36 @@ impl Class {
 }
 
 /// One request to the source.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Job {
     pub(super) class: Class,
     pub(super) span: Span,
+    /// Where the span lies, if not in a layer.
+    pub(super) bundle: Option<Arc<Bundle>>,
+}
+
+impl Job {
+    /// A request to a layer.
+    pub(super) fn new(class: Class, span: Span) -> Self {
+        Self { class, span, bundle: None }
+    }
+
+    /// The same for another span.
+    pub(super) fn with(&self, span: Span) -> Self {
+        Self { span, ..self.clone() }
+    }
+
+    /// Where its chunks lie.
+    pub(super) fn map<'a>(&'a self, layers: &'a dyn ChunkMap) -> &'a dyn ChunkMap {
+        self.bundle.as_deref().map_or(layers, |bundle| bundle)
+    }
+}
+
+/// What a trace with a bundle says will be read.
+#[derive(Debug)]
+struct Foretold {
+    bundle: Arc<Bundle>,
+    ids: VecDeque<ChunkId>,
 }
 
 /// What the scheduler knows; guarded by one lock.
@@ -97,6 +126,7 @@ pub(super) struct Queue {
     /// Failures of chunks that reads wait for.
     pub(super) failures: HashMap<ChunkId, u32>,
     demand: VecDeque<(ChunkId, Class)>,
+    foretold: VecDeque<Foretold>,
     trace: VecDeque<ChunkId>,
     /// Bytes that a range of the trace may run over to reach its next chunk.
     trace_gap: u64,
@@ -151,6 +181,7 @@ impl Queue {
             waiting: HashMap::new(),
             failures: HashMap::new(),
             demand: VecDeque::new(),
+            foretold: VecDeque::new(),
             trace: VecDeque::new(),
             trace_gap: 0,
             sweeps: Vec::new(),
@@ -191,6 +222,11 @@ impl Queue {
             .then(|| self.everything.lost.clone())
     }
 
+    /// Whether everything is wanted as fast as it can be had.
+    pub(super) fn is_full(&self) -> bool {
+        self.full
+    }
+
     /// Everything is wanted as fast as it can be had. Says whether that is new.
     pub(super) fn want_all(&mut self) -> bool {
         let new = !self.full;
@@ -219,6 +255,27 @@ impl Queue {
         }
         self.trace.extend(ordered.ids);
         self.trace_gap = self.trace_gap.max(ordered.gap);
+    }
+
+    /// A trace says that these chunks will be read, all of which are in its bundle.
+    pub(super) fn add_bundle(&mut self, bundle: Bundle, ids: VecDeque<ChunkId>) {
+        self.traced_at = Some(Instant::now());
+        self.foretold.push_back(Foretold { bundle: Arc::new(bundle), ids });
+    }
+
+    /// A bundle could not be read, or was wrong: `ids`, and all that is left to fetch of it, comes from the layers.
+    pub(super) fn give_up(&mut self, bundle: &Arc<Bundle>, ids: &[ChunkId]) {
+        for id in ids {
+            self.in_flight.remove(id);
+            self.promised.remove(id);
+        }
+        self.trace.extend(ids);
+        self.trace_gap = self.trace_gap.max(plan::MAX_GAP);
+        if let Some(at) = self.foretold.iter().position(|foretold| Arc::ptr_eq(&foretold.bundle, bundle))
+            && let Some(left) = self.foretold.remove(at)
+        {
+            self.trace.extend(left.ids);
+        }
     }
 
     /// A read missed `id`: what lies around it will be read soon.
@@ -286,9 +343,9 @@ impl Queue {
             None => self.pace.streams(),
         };
         if self.active_ahead < streams
-            && let Some(span) = self.next_ahead(map, store)
+            && let Some(job) = self.next_ahead(map, store)
         {
-            return Next::Job(self.start(Job { class: Class::Ahead, span }));
+            return Next::Job(self.start(job));
         }
         if !config.fill || self.full || self.active_ahead > 0 || self.has_ahead() {
             return Next::Wait(None);
@@ -306,7 +363,7 @@ impl Queue {
             return Next::Wait(Some(until));
         }
         match self.next_of_all(map, store) {
-            Some(span) => Next::Job(self.start(Job { class: Class::Fill, span })),
+            Some(span) => Next::Job(self.start(Job::new(Class::Fill, span))),
             None => Next::Wait(None),
         }
     }
@@ -360,7 +417,7 @@ impl Queue {
             let waited_for = self.waiting.contains_key(&id);
             if matches!(class, Class::Again | Class::Late) && waited_for {
                 if let Some(span) = Span::single(map, id) {
-                    return Some(Job { class, span });
+                    return Some(Job::new(class, span));
                 }
             } else if waited_for && !self.in_flight(id) {
                 // Failed before: alone, so that no neighbour can make it fail again.
@@ -370,7 +427,7 @@ impl Queue {
                 let wanted = |id| self.missing(map, store, id);
                 let span = plan::forward(map, id, limit, target, wanted);
                 if let Some(span) = span {
-                    return Some(Job { class, span });
+                    return Some(Job::new(class, span));
                 }
             }
         }
@@ -378,12 +435,32 @@ impl Queue {
     }
 
     fn has_ahead(&self) -> bool {
-        !self.trace.is_empty()
+        !self.foretold.is_empty()
+            || !self.trace.is_empty()
             || !self.references.is_empty()
             || self.sweeps.iter().any(|sweep| sweep.budget > 0 && !sweep.is_done())
     }
 
-    fn next_ahead(&mut self, map: &dyn ChunkMap, store: &ChunkStore) -> Option<Span> {
+    fn next_ahead(&mut self, map: &dyn ChunkMap, store: &ChunkStore) -> Option<Job> {
+        let bundled = self.next_foretold(map, store);
+        bundled.or_else(|| Some(Job::new(Class::Ahead, self.next_in_layers(map, store)?)))
+    }
+
+    fn next_foretold(&mut self, map: &dyn ChunkMap, store: &ChunkStore) -> Option<Job> {
+        let target = self.target();
+        while let Some(mut first) = self.foretold.pop_front() {
+            let wanted = |id| self.wanted(map, store, id);
+            let span = plan::from_list(&*first.bundle, &mut first.ids, target, MAX_GAP_IN_BUNDLE, wanted);
+            if let Some(span) = span {
+                let bundle = Some(Arc::clone(&first.bundle));
+                self.foretold.push_front(first);
+                return Some(Job { class: Class::Ahead, span, bundle });
+            }
+        }
+        None
+    }
+
+    fn next_in_layers(&mut self, map: &dyn ChunkMap, store: &ChunkStore) -> Option<Span> {
         let target = self.target();
         let mut trace = std::mem::take(&mut self.trace);
         let gap = self.trace_gap;

@@ -74,6 +74,8 @@ type Behaviour = Box<dyn Fn(Range<u64>, &[u8], usize) -> Result<Vec<u8>, SourceE
 /// A source that answers from memory, as `behaviour` wants it.
 struct Scripted {
     blob: Vec<u8>,
+    /// Another blob, by its digest.
+    bundle: Mutex<Option<(Digest, Vec<u8>)>>,
     behaviour: Behaviour,
     requests: AtomicUsize,
     elsewhere: AtomicUsize,
@@ -81,8 +83,14 @@ struct Scripted {
 }
 
 impl BlobSource for Scripted {
-    fn read(&self, _: &Digest, range: Range<u64>, _: Instant) -> Result<Vec<u8>, SourceError> {
+    fn read(&self, blob: &Digest, range: Range<u64>, _: Instant) -> Result<Vec<u8>, SourceError> {
         let number = self.requests.fetch_add(1, Ordering::SeqCst);
+        if let Some((digest, bundle)) = &*self.bundle.lock().unwrap()
+            && digest == blob
+        {
+            let range = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
+            return bundle.get(range).map(<[u8]>::to_vec).ok_or(SourceError::Transport("404".into()));
+        }
         self.asked.lock().unwrap().push(range.clone());
         let bytes = &self.blob[usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap()];
         (self.behaviour)(range, bytes, number)
@@ -123,6 +131,7 @@ fn bench(library: Library, config: Config, behaviour: Behaviour) -> Bench {
     let library = Arc::new(library);
     let source = Arc::new(Scripted {
         blob: library.blob.clone(),
+        bundle: Mutex::new(None),
         behaviour,
         requests: AtomicUsize::new(0),
         elsewhere: AtomicUsize::new(0),
@@ -235,6 +244,81 @@ fn a_scattered_trace_is_fetched_in_few_requests() {
     );
     assert!(asked.len() < 180, "{} requests", asked.len());
     assert!(fetched * 100 <= wanted * 116, "{fetched} bytes for {wanted}");
+}
+
+impl Bench {
+    /// Gives the source a bundle of these chunks, and says what a trace says of it. `wrong` changes its bytes.
+    fn bundle(&self, ids: &[ChunkId], wrong: impl Fn(&mut Vec<u8>)) -> (Digest, Vec<(ChunkId, u64)>) {
+        let (mut bytes, mut offsets) = (Vec::new(), Vec::new());
+        for id in ids {
+            let place = &self.library.chunks[*id as usize];
+            let start = usize::try_from(place.blob_offset).unwrap();
+            offsets.push((*id, bytes.len() as u64));
+            bytes.extend(&self.library.blob[start..start + place.blob_len as usize]);
+        }
+        let digest = Digest::of(&bytes);
+        wrong(&mut bytes);
+        *self.source.bundle.lock().unwrap() = Some((digest, bytes));
+        (digest, offsets)
+    }
+}
+
+fn scattered() -> Vec<ChunkId> {
+    (0..200).map(|n| n * 77 % 200 * 3).collect()
+}
+
+/// From the layers they are dozens.
+#[test]
+fn a_bundle_is_one_request() {
+    let bench = bench(Library::new(20, 30), quiet(), honest());
+    let ids = scattered();
+    let (digest, offsets) = bench.bundle(&ids, |_| ());
+    let bytes = bench.fetcher.prefetch_bundle(digest, offsets, u64::MAX);
+    for id in &ids {
+        bench.wait_for(*id..id + 1);
+    }
+    assert_eq!(bench.source.requests.load(Ordering::SeqCst), 1);
+    assert_eq!(bench.counters.snapshot().bytes_fetched, bytes);
+    assert!(!bench.store.contains(&bench.library.chunks[1].digest));
+    for id in ids {
+        bench.check(id..id + 1);
+    }
+    assert_eq!(bench.counters.snapshot().demand_misses, 0);
+}
+
+#[test]
+fn what_a_bundle_costs_is_bounded() {
+    let bench = bench(Library::new(20, 30), quiet(), honest());
+    let (digest, offsets) = bench.bundle(&scattered(), |_| ());
+    let limit = offsets[10].1;
+    assert_eq!(bench.fetcher.prefetch_bundle(digest, offsets, limit + 1), limit);
+    bench.fetcher.settle();
+    assert!(bench.counters.snapshot().bytes_fetched <= limit);
+}
+
+/// What is wrong with it, its chunks come from the layers, and reads are right.
+#[test]
+fn a_bundle_that_is_wrong_or_missing_changes_nothing() {
+    type Wrong = fn(&mut Vec<u8>);
+    let wrong: [Wrong; 4] = [
+        |bytes| bytes.iter_mut().for_each(|byte| *byte ^= 0x55),
+        |bytes| bytes.reverse(),
+        |bytes| bytes.truncate(1000),
+        Vec::clear,
+    ];
+    for wrong in wrong {
+        let bench = bench(Library::new(20, 30), quiet(), honest());
+        let ids = scattered();
+        let (digest, offsets) = bench.bundle(&ids, wrong);
+        bench.fetcher.prefetch_bundle(digest, offsets, u64::MAX);
+        bench.check(ids[0]..ids[0] + 1);
+        for id in &ids {
+            bench.wait_for(*id..id + 1);
+            bench.check(*id..id + 1);
+        }
+        let stats = bench.counters.snapshot();
+        assert_eq!(stats.failed_reads, 0, "{stats:?}");
+    }
 }
 
 #[test]
@@ -460,6 +544,7 @@ fn without_a_cache_reads_go_on() {
     let library = Arc::new(Library::new(2, 30));
     let source = Arc::new(Scripted {
         blob: library.blob.clone(),
+        bundle: Mutex::new(None),
         behaviour: honest(),
         requests: AtomicUsize::new(0),
         elsewhere: AtomicUsize::new(0),

@@ -161,19 +161,22 @@ fn keep_to_rates(shared: &Shared, job: &Job) {
 
 /// Asks for a range that no read waits for, and hands over its parts while they come.
 fn take_in(shared: &Shared, job: &Job) {
-    let parts = job.span.parts(&*shared.map, PART);
+    let parts = job.span.parts(job.map(&*shared.map), PART);
     let mut came = 0;
     if let Err(error) = stream(shared, job, &parts, &mut came) {
         // All that has not come has failed for one reason.
         let rest = parts[came..].iter().flat_map(|part| part.ids.iter().copied()).collect();
         let span = Span { layer: job.span.layer, blob: job.span.blob.clone(), ids: rest };
-        shared.inbox.put(Fetched { job: Job { class: job.class, span }, answer: Err(error) });
+        shared.inbox.put(Fetched { job: job.with(span), answer: Err(error) });
     }
 }
 
 fn stream(shared: &Shared, job: &Job, parts: &[Span], came: &mut usize) -> Result<(), SourceError> {
-    let Job { class, span } = job;
-    let layer = shared.map.layer(span.layer).ok_or(SourceError::Length { wanted: span.bytes(), got: 0 })?;
+    let Job { class, span, .. } = job;
+    let layer = job
+        .map(&*shared.map)
+        .layer(span.layer)
+        .ok_or(SourceError::Length { wanted: span.bytes(), got: 0 })?;
     add(&shared.counters.requests, 1);
     let begin = Instant::now();
     let deadline = begin + shared.config.read_deadline + Duration::from_secs(span.bytes() / LEAST_RATE);
@@ -194,7 +197,7 @@ fn stream(shared: &Shared, job: &Job, parts: &[Span], came: &mut usize) -> Resul
         at = part.blob.end;
         *came += 1;
         let put = Instant::now();
-        let part = Job { class: *class, span: part.clone() };
+        let part = job.with(part.clone());
         let size = part.span.bytes();
         let choked = shared.inbox.put(Fetched { job: part, answer: Ok(bytes) });
         waited += put.elapsed();
@@ -306,7 +309,8 @@ fn admit_all(
     let mut limit = if job.class.is_demand() { 0 } else { BATCH_BYTES };
     // Others may have brought some of it meanwhile.
     let wanted = |id, place: &ChunkPlace| !shared.store.contains(&place.digest) || shared.is_waited_for(id);
-    let places = job.span.ids.iter().filter_map(|id| Some((*id, shared.map.chunk(*id)?)));
+    let map = job.map(&*shared.map);
+    let places = job.span.ids.iter().filter_map(|id| Some((*id, map.chunk(*id)?)));
     let mut places = places.filter(|(id, place)| wanted(*id, place)).peekable();
     while places.peek().is_some() {
         let mut batch = Vec::new();
@@ -385,12 +389,17 @@ fn inflate(
 fn mismatch(shared: &Shared, job: &Job, id: ChunkId, place: &ChunkPlace, wrong: Wrong) {
     add(&shared.counters.mismatches, 1);
     let path = shared.map.describe(id);
-    let layer = shared.map.layer(place.layer).unwrap_or(place.digest);
+    let layer = job.map(&*shared.map).layer(place.layer).unwrap_or(place.digest);
     let expected = place.digest;
     let error = match wrong {
         Wrong::Digest(Mismatch { actual, .. }) => FetchError::Integrity { path, layer, expected, actual },
         Wrong::Frame(reason) => FetchError::Damaged { path, layer, expected, reason },
     };
+    if let Some(bundle) = &job.bundle {
+        tracing::warn!(%error, "a trace's bundle is wrong: the layers are read");
+        // `finish` follows and finds the reads that wait.
+        return shared.lock().give_up(bundle, &[id]);
+    }
     tracing::error!(%error, "the source gave wrong bytes");
     if job.class == Class::Again {
         shared.fail(id, &error);
@@ -407,7 +416,11 @@ fn mismatch(shared: &Shared, job: &Job, id: ChunkId, place: &ChunkPlace, wrong: 
 
 fn source_failed(shared: &Shared, job: &Job, error: SourceError) {
     let error = Arc::new(error);
-    let layer = shared.map.layer(job.span.layer);
+    let layer = job.map(&*shared.map).layer(job.span.layer);
+    if let Some(bundle) = &job.bundle {
+        tracing::warn!(?layer, error = %Chain(&*error), "a trace's bundle cannot be read: the layers are");
+        return shared.lock().give_up(bundle, &job.span.ids);
+    }
     tracing::warn!(?layer, range = ?job.span.blob, error = %Chain(&*error), "a range could not be read");
     let mut failed = Vec::new();
     {

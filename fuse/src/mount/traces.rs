@@ -12,6 +12,7 @@ use std::thread;
 
 use seed_format::trace::{MAX_TRACE_LEN, Trace};
 use seed_format::{Chain, Digest};
+use seed_image::manifest::Descriptor;
 use seed_image::traces::{self, Listed, TracesError};
 use seed_image::transport::Transport;
 use serde::{Deserialize, Serialize};
@@ -22,12 +23,6 @@ use crate::stats::{Counters, add};
 
 /// Most traces of one seed that are used together.
 const MAX_USED: usize = 16;
-/// What traces may cost of a seed that is not fetched as a whole anyway, in percent of its compressed bytes. A
-/// lazy mount that reads more is better off with the whole seed; less, and honest traces would be cut.
-const MAX_SHARE: u64 = 30;
-/// What they may cost of a small seed, of which much is read at once: half a second of a link of 1 Gbps.
-const MIN_LIMIT: u64 = 64 << 20;
-
 /// Which traces say what is fetched ahead.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -132,14 +127,14 @@ pub(super) fn ask(
 ) -> Result<Option<Coming>, TraceFileError> {
     let from_file = match choice {
         TraceChoice::None => return Ok(None),
-        TraceChoice::File(path) => vec![read_file(path, seed)?],
+        TraceChoice::File(path) => vec![(read_file(path, seed)?, None)],
         TraceChoice::All | TraceChoice::Targets(_) => Vec::new(),
     };
     let (send, receive) = sync_channel(1);
     let (transport, seed, choice) = (Arc::clone(transport), *seed, choice.clone());
     let bring = move || {
         let traces = if from_file.is_empty() { gather(&*transport, &seed, &choice) } else { from_file };
-        use_them(&traces, &receive);
+        use_them(traces, &receive);
     };
     // Without threads, the mount does without.
     let thread = thread::Builder::new().name("trace".into()).spawn(bring);
@@ -172,8 +167,11 @@ fn read_file(path: &Path, seed: &Digest) -> Result<Trace, TraceFileError> {
         .map_err(|source| TraceFileError::Trace { path: path.to_owned(), source: Box::new(source) })
 }
 
+/// A trace, and its bundle if it has one.
+type Bundled = (Trace, Option<Descriptor>);
+
 /// The traces that are there and can be read.
-fn gather(transport: &dyn Transport, seed: &Digest, choice: &TraceChoice) -> Vec<Trace> {
+fn gather(transport: &dyn Transport, seed: &Digest, choice: &TraceChoice) -> Vec<Bundled> {
     let listed = match traces::list(transport, seed) {
         Ok(listed) => choice.pick(listed),
         Err(error) => {
@@ -185,7 +183,7 @@ fn gather(transport: &dyn Transport, seed: &Digest, choice: &TraceChoice) -> Vec
         let reading: Vec<_> =
             listed.iter().map(|listed| scope.spawn(|| traces::read(transport, seed, listed))).collect();
         let read = reading.into_iter().zip(&listed).filter_map(|(reading, listed)| match reading.join() {
-            Ok(Ok(trace)) => Some(trace),
+            Ok(Ok(trace)) => Some((trace, listed.bundle.clone())),
             Ok(Err(error)) => {
                 let target = &listed.target;
                 tracing::warn!(target, error = %Chain(&error), "a trace is of no use");
@@ -197,21 +195,33 @@ fn gather(transport: &dyn Transport, seed: &Digest, choice: &TraceChoice) -> Vec
     })
 }
 
-fn use_them(traces: &[Trace], ready: &Receiver<Ready>) {
+fn use_them(traces: Vec<Bundled>, ready: &Receiver<Ready>) {
     let Ok(Ready { index, fetcher, counters, whole }) = ready.recv() else { return };
     // Its failure is told by whoever needs it.
     let Ok(chunks) = index.whole() else { return };
     let Some(fetcher) = fetcher.upgrade() else { return };
-    let limit = if whole { u64::MAX } else { limit(chunks.layers().iter().map(|layer| layer.size).sum()) };
-    let merged = merge(traces);
-    tracing::debug!(traces = traces.len(), chunks = merged.len(), limit, "traces say what will be read");
-    add(&counters.traced_chunks, merged.len() as u64);
-    fetcher.prefetch(merged, limit);
-}
-
-/// Compressed bytes that traces may cost of a seed with so many.
-fn limit(seed: u64) -> u64 {
-    (seed / 100 * MAX_SHARE).max(MIN_LIMIT)
+    let seed = chunks.layers().iter().map(|layer| layer.size).sum();
+    // Also where all of the seed is fetched in the end: a bundle that is wrong is fetched in vain.
+    let mut left = traces::limit(seed);
+    let mut others = Vec::new();
+    for (trace, bundle) in traces {
+        add(&counters.traced_chunks, trace.chunk_count());
+        let Some(bundle) = bundle else {
+            others.push(trace);
+            continue;
+        };
+        let (offsets, size) = traces::offsets(chunks, &trace);
+        if size == bundle.size {
+            tracing::debug!(target = trace.target, size, "a bundle brings what will be read");
+            left -= fetcher.prefetch_bundle(bundle.digest, offsets, left);
+        } else {
+            tracing::warn!(target = trace.target, size, "the bundle of a trace has another size");
+            others.push(trace);
+        }
+    }
+    let left = if whole { u64::MAX } else { left };
+    tracing::debug!(traces = others.len(), "traces without a bundle say what will be read");
+    fetcher.prefetch(merge(&others), left);
 }
 
 /// The chunks of all traces, in the order of their times: what every target needs first, comes first.
@@ -228,7 +238,12 @@ mod tests {
     use super::*;
 
     fn listed(target: &str) -> Listed {
-        Listed { target: target.into(), recorded: 0, blob: Descriptor::new("", Digest::of(b""), 0) }
+        Listed {
+            target: target.into(),
+            recorded: 0,
+            blob: Descriptor::new("", Digest::of(b""), 0),
+            bundle: None,
+        }
     }
 
     #[test]
@@ -273,11 +288,5 @@ mod tests {
         let trace = |touched: &[(u32, u32)]| Trace::of(Digest::of(b""), "t".into(), 0, touched);
         let merged = merge(&[trace(&[(1, 0), (2, 1), (9, 50)]), trace(&[(1, 0), (2, 2), (5, 30)])]);
         assert_eq!(merged, [1, 2, 1, 2, 5, 9]);
-    }
-
-    #[test]
-    fn what_traces_cost_is_bounded() {
-        assert_eq!(limit(0), 64 << 20);
-        assert_eq!(limit(1 << 40), (1 << 40) / 100 * 30);
     }
 }

@@ -11,12 +11,16 @@ use crate::index::MAX_CHUNKS;
 
 /// Media type of a trace, and the type of the artifact that holds one.
 pub const MEDIA_TYPE: &str = "application/vnd.nix-seed.trace.v1+zstd";
+/// Media type of a trace's bundle.
+pub const BUNDLE_MEDIA_TYPE: &str = "application/vnd.nix-seed.trace.bundle.v1";
 /// Largest trace as it is stored, in bytes: a chunk that is read alone takes about two of them.
 pub const MAX_TRACE_LEN: usize = 4 << 20;
 /// Largest trace that has been decompressed, in bytes.
 pub const MAX_BODY_LEN: usize = 16 << 20;
 /// Most runs of a trace.
 pub const MAX_RUNS: usize = 1 << 20;
+/// Largest bundle, in bytes: what a link of 1 Gbps brings in two seconds.
+pub const MAX_BUNDLE_LEN: u64 = 256 << 20;
 /// Longest target, in bytes.
 pub const MAX_TARGET_LEN: usize = 1024;
 
@@ -113,6 +117,22 @@ impl Trace {
     /// The chunks, in order.
     pub fn chunks(&self) -> impl Iterator<Item = u32> + '_ {
         self.runs.iter().flat_map(Run::chunks)
+    }
+
+    /// The chunks below `count`, each once, in the order in which it was first read. A bundle has their frames in
+    /// this order.
+    pub fn distinct_chunks(&self, count: u32) -> Vec<u32> {
+        let mut seen = vec![0u64; (count as usize).div_ceil(64)];
+        let mut fresh = |chunk: &u32| {
+            let Some(word) = seen.get_mut(*chunk as usize / 64).filter(|_| *chunk < count) else {
+                return false;
+            };
+            let bit = 1 << (chunk % 64);
+            let fresh = *word & bit == 0;
+            *word |= bit;
+            fresh
+        };
+        self.chunks().filter(|chunk| fresh(chunk)).collect()
     }
 
     /// The bytes of the trace, as they are stored.

@@ -56,12 +56,12 @@ fn traces_lie_beside_their_seed() {
     let layout = open(&format!("oci:{}/a", home.path().display()), &options());
     let (seed, _) = put_image(&*layout, &[noise(60, 1000)], Some("all"), None);
     let trace = Trace::of(seed, "build x".into(), 5, &[(1, 0), (2, 30)]);
-    traces::publish(&*layout, &trace, SystemTime::now()).unwrap();
+    traces::publish(&*layout, &trace, None, SystemTime::now()).unwrap();
     for server in ALL.map(Server::start) {
         let there = open(&format!("{}/team/app", server.address), &options());
         copy(&*layout, &*there, &seed, &tagged("all")).unwrap();
         let later = Trace { bytes: 6, ..trace.clone() };
-        traces::publish(&*there, &later, SystemTime::now() + Duration::from_secs(2)).unwrap();
+        traces::publish(&*there, &later, None, SystemTime::now() + Duration::from_secs(2)).unwrap();
         let before = there.counters().requests;
         let [listed] = <[_; 1]>::try_from(traces::list(&*there, &seed).unwrap()).unwrap();
         assert_eq!(traces::read(&*there, &seed, &listed).unwrap(), later);

@@ -1,12 +1,12 @@
 //! `seed trace push`.
 
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use seed_image::reference::Reference;
 use seed_image::traces;
 
 use super::{Told, show};
+use crate::checking;
 use crate::error::{Result, ResultExt, failed};
 use crate::session::Session;
 
@@ -37,9 +37,8 @@ pub(super) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
         traces::of_seed(&show::read_file(file)?, &digest).context(context)
     };
     let all = args.files.iter().map(read).collect::<Result<Vec<_>>>()?;
+    checking::put_beside(session, transport.as_ref(), &digest, &all)?;
     for (trace, file) in all.iter().zip(&args.files) {
-        traces::publish(transport.as_ref(), trace, SystemTime::now())
-            .context(|| format!("cannot put {} beside {reference}", file.display()))?;
         session.printer.data(&Told { pushed: Some(true), file: Some(file.clone()), ..Told::of(trace)? })?;
     }
     Ok(())

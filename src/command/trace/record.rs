@@ -4,11 +4,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use seed_format::trace::{MAX_TARGET_LEN, Trace};
 use seed_image::reference::Reference;
-use seed_image::traces;
 use seed_image::transport::Transport;
 use seed_sandbox::Stdio;
 
@@ -113,8 +111,7 @@ fn keep(
         told.file = Some(file);
     }
     if args.push {
-        traces::publish(transport, trace, SystemTime::now())
-            .context(|| format!("cannot put the trace beside {}", args.seed))?;
+        checking::put_beside(session, transport, &trace.seed, std::slice::from_ref(trace))?;
     }
     told.pushed = Some(args.push);
     session.printer.data(&told)

@@ -53,7 +53,7 @@ pub(super) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
     let located = gate::locate(session, &args.seed)?;
     let (transport, digest) = (located.transport.as_ref(), &located.seed.digest);
     let context = || format!("cannot read the traces of {}", located.reference);
-    let found: Vec<(Trace, Option<u64>)> = match &args.file {
+    let found: Vec<(Trace, Option<traces::Listed>)> = match &args.file {
         Some(file) => {
             let trace = traces::of_seed(&read_file(file)?, digest);
             vec![(trace.context(|| format!("cannot use {}", file.display()))?, None)]
@@ -61,7 +61,7 @@ pub(super) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
         None => {
             let listed = traces::list(transport, digest).context(context)?;
             let read = |listed: &traces::Listed| {
-                Ok((traces::read(transport, digest, listed).context(context)?, Some(listed.recorded)))
+                Ok((traces::read(transport, digest, listed).context(context)?, Some(listed.clone())))
             };
             listed.iter().map(read).collect::<Result<_>>()?
         }
@@ -70,9 +70,11 @@ pub(super) fn run(session: &Session<'_>, args: &Args) -> Result<()> {
         session.printer.note(format_args!("no trace lies beside {}", located.reference));
     }
     let index = if args.paths && !found.is_empty() { Some(located.index()?) } else { None };
-    for (trace, recorded) in &found {
+    for (trace, listed) in &found {
         let read = index.as_ref().map(|index| paths(index, trace));
-        session.printer.data(&Told { recorded: *recorded, read, ..Told::of(trace)? })?;
+        let recorded = listed.as_ref().map(|listed| listed.recorded);
+        let bundle = listed.as_ref().and_then(|listed| Some(listed.bundle.as_ref()?.size));
+        session.printer.data(&Told { recorded, bundle, read, ..Told::of(trace)? })?;
     }
     Ok(())
 }

@@ -179,3 +179,12 @@ proptest! {
         let _ = Trace::from_bytes(&tail);
     }
 }
+
+#[test]
+fn each_chunk_of_a_bundle_comes_once() {
+    let trace =
+        Trace::of(Digest::of(b""), "t".into(), 0, &[(5, 0), (6, 0), (2, 1), (5, 2), (6, 3), (7, 3), (70, 4)]);
+    assert_eq!(trace.distinct_chunks(1000), [5, 6, 2, 7, 70]);
+    assert_eq!(trace.distinct_chunks(7), [5, 6, 2]);
+    assert_eq!(trace.distinct_chunks(0), [0u32; 0]);
+}
