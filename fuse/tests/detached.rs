@@ -7,14 +7,18 @@ mod collector;
 mod support;
 
 use std::fs;
+use std::io::Read;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use collector::Collector;
 use rustix::process::Signal;
 use seed_fuse::mount::Ready;
+use serde_json::Value;
 use support::in_private_namespace;
 use support::program::{NAME, World, alive, is_mounted, send, state_files, wait_until};
 
@@ -317,6 +321,98 @@ fn a_collector_is_told_of_the_mount() {
         assert!(!mount(&["oci:none@sha256:0", "mnt"]).status.success());
         let spans = collector.spans(1);
         assert_eq!((&spans[0]["name"], &spans[0]["status"]), (&"seed-mount".into(), &"Error".into()));
+    });
+}
+
+/// By either encoding, now and then and once more at the end; and one who does not answer is waited for by nobody
+/// but the end.
+#[test]
+fn a_collector_gets_the_metrics() {
+    let collector = Collector::start(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    in_private_namespace(move || {
+        let world = World::new();
+        let mount = |endpoint: &str, protocol: &str, interval: &str| {
+            let mut command = world.command();
+            command.args([&world.reference(), "mnt", "--json", "--no-cache", "--no-fill"]);
+            command.env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);
+            command.env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol);
+            command.env("OTEL_METRIC_EXPORT_INTERVAL", interval);
+            command.env("OTEL_EXPORTER_OTLP_HEADERS", "x-test=a%20b");
+            command.env("OTEL_RESOURCE_ATTRIBUTES", "ci.job=7");
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let ready: Ready = serde_json::from_slice(&output.stdout).unwrap();
+            world.servers.borrow_mut().push(ready.state.pid);
+            ready
+        };
+        for (protocol, kind) in
+            [("http/protobuf", "application/x-protobuf"), ("http/json", "application/json")]
+        {
+            let ready = mount(&collector.endpoint, protocol, "200");
+            let first = collector.metrics();
+            assert_eq!((&first["content_type"], &first["header"]), (&kind.into(), &"a b".into()));
+            let resource = &first["resource"];
+            assert_eq!((&resource["service.name"], &resource["ci.job"]), (&"seed-mount".into(), &"7".into()));
+            fs::read(world.path("mnt").join(NAME).join("data")).unwrap();
+            let stats = world.statuses()[0].stats.clone();
+            // The last message has what the mount has counted in all.
+            world.unmount("mnt");
+            let value = |message: &Value, name: &str| {
+                message["metrics"][name]["point"]["value"]
+                    .as_f64()
+                    .unwrap_or_else(|| panic!("{name}: {message}"))
+            };
+            let read = |message: &Value| value(message, "nix_seed.fuse_reads");
+            let last = loop {
+                let message = collector.metrics();
+                if read(&message) >= stats.fuse_reads as f64 {
+                    break message;
+                }
+            };
+            assert!(stats.demand_misses > 0 && read(&first) <= read(&last), "{last}");
+            for (name, _, number) in stats.each() {
+                let (name, number) = match name.strip_suffix("_us") {
+                    Some(name) => (name, number as f64 / 1e6),
+                    None => (name, number as f64),
+                };
+                let metric = &last["metrics"][format!("nix_seed.{name}")];
+                let sum = (&metric["type"], &metric["temporality"], &metric["monotonic"]);
+                assert_eq!(sum, (&"Sum".into(), &"Cumulative".into(), &true.into()), "{name}: {metric}");
+                assert!(value(&last, &format!("nix_seed.{name}")) >= number, "{name}: {metric}");
+                let point = &metric["point"];
+                assert_eq!(point["attributes"]["digest"], ready.state.digest.to_string());
+                assert!(point["start"].as_u64() < point["time"].as_u64(), "{point}");
+            }
+            assert!(value(&last, "nix_seed.resident") > 1e6);
+            let waits = &last["metrics"]["nix_seed.read_wait"];
+            assert_eq!((&waits["type"], &waits["unit"]), (&"Histogram".into(), &"s".into()));
+            let (bounds, counts) = (&waits["point"]["bounds"], waits["point"]["counts"].as_array().unwrap());
+            assert_eq!(
+                (bounds[0].as_f64(), counts.len()),
+                (Some(250e-6), bounds.as_array().unwrap().len() + 1)
+            );
+            let sum: u64 = counts.iter().map(|count| count.as_u64().unwrap()).sum();
+            assert_eq!(Some(sum), waits["point"]["count"].as_u64());
+            assert!(sum >= stats.demand_misses, "{waits}");
+        }
+
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", silent.local_addr().unwrap());
+        for (endpoint, protocol, says) in [
+            (endpoint.as_str(), "http/json", "metrics were not taken"),
+            ("http://127.0.0.1:4318", "grpc", "http/protobuf or http/json alone"),
+            ("127.0.0.1:4318", "http/json", "OTEL_EXPORTER_OTLP_ENDPOINT is not valid"),
+        ] {
+            let ready = mount(endpoint, protocol, "60000");
+            fs::read(world.path("mnt").join(NAME).join("data")).unwrap();
+            let mut log = fs::File::open(&ready.state.log).unwrap();
+            let begin = Instant::now();
+            world.unmount("mnt");
+            assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+            let mut text = String::new();
+            log.read_to_string(&mut text).unwrap();
+            assert!(text.contains(says), "{endpoint} {protocol}: {text}");
+        }
     });
 }
 

@@ -1,15 +1,20 @@
-//! What a command did and how long it took, sent to an OpenTelemetry collector when it ends.
+//! What OpenTelemetry collectors are sent: what a command did and how long it took, when it ends, and the numbers
+//! of what goes on for longer, now and then.
 //!
 //! A trace is the command, and a span for each of its phases. Nothing is sent, nor is any thread started, until
-//! [`Trace::export`].
+//! [`Trace::export`], or [`Push::send`] for [`metrics`].
 
 mod endpoint;
+pub mod metrics;
 mod otlp;
+mod protobuf;
+mod push;
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 pub use endpoint::{Endpoint, EndpointError, ExportError};
+pub use push::{Push, PushError};
 
 use crate::transport::TransportOptions;
 

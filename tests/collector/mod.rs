@@ -1,4 +1,6 @@
-//! A receiver of traces, on a free port, gone with its owner: the collector's own decoder tells what it got.
+//! A receiver of traces and metrics, on a free port, gone with its owner: the collector's own decoder tells what it got.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -34,6 +36,12 @@ impl Collector {
         });
         let address = lines.recv_timeout(Duration::from_secs(30)).expect("it says where it listens");
         Self { child, endpoint: format!("http://{address}"), lines }
+    }
+
+    /// The next metrics that come, as they were sent at once.
+    pub(crate) fn metrics(&self) -> Value {
+        let line = self.lines.recv_timeout(Duration::from_secs(30)).expect("metrics come");
+        serde_json::from_str(&line).unwrap()
     }
 
     /// The spans that have come, `count` of them: the command's first.

@@ -14,7 +14,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -28,6 +28,7 @@ use signal_hook::iterator::Signals;
 
 use super::kept::{self, Inheritance, Link, Record, Task};
 use super::open::open_again;
+use super::pushing::Pushing;
 use super::runtime::{
     self, MountState, answer_status, namespace, prepare, shown_at, start_time, write_state,
 };
@@ -453,22 +454,27 @@ impl Mount {
     fn serve(self) -> Result<(), MountError> {
         let Self { runtime, state, fs, mounted, mut signals, link, .. } = self;
         let (on_signal, signal_runtime) = (state.clone(), runtime.clone());
+        let pushing = Arc::new(OnceLock::<Pushing>::new());
+        let last = Arc::clone(&pushing);
         let end = move || {
             if signals.forever().next().is_some() {
                 if let Err(error) = runtime::take_away(&signal_runtime, &on_signal) {
                     tracing::warn!(%error, "the mount stays");
                 }
                 runtime::remove(&signal_runtime, &on_signal.id);
+                last.get().inspect(|pushing| pushing.end());
                 // Files that are still open read as broken from now on: the signal asked for it.
                 std::process::exit(0);
             }
         };
         thread::Builder::new().name("signals".into()).spawn(end).map_err(MountError::Thread)?;
         link.serving().map_err(MountError::Keeper)?;
+        let _ = pushing.set(Pushing::begin(&state, &fs));
         let keep_index = move || keep_index(&fs, &link);
         thread::Builder::new().name("index-keeper".into()).spawn(keep_index).map_err(MountError::Thread)?;
         let served = mounted.wait();
         runtime::remove(&runtime, &state.id);
+        pushing.get().inspect(|pushing| pushing.end());
         served
     }
 }

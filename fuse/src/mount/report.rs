@@ -1,8 +1,6 @@
-//! What a mount has done so far, for those who look at it: the counters in Prometheus' words, and a report with
-//! layers, store paths and events.
+//! What a mount has done so far, for those who look at it: a report with layers, store paths and events.
 
 use std::collections::HashMap;
-use std::fmt::{self, Write};
 
 use seed_format::Digest;
 use serde::{Deserialize, Serialize};
@@ -137,68 +135,4 @@ impl Report {
             events,
         }
     }
-}
-
-/// The counters of a mount in Prometheus' text format, version 0.0.4.
-pub(super) fn prometheus(state: &MountState, fs: &SeedFs, resident: u64) -> String {
-    let mut text = String::new();
-    let written = write_prometheus(&mut text, state, fs, resident);
-    written.expect("writing to memory does not fail");
-    text
-}
-
-fn write_prometheus(text: &mut String, state: &MountState, fs: &SeedFs, resident: u64) -> fmt::Result {
-    let directory = state.directory.to_string_lossy();
-    let labels = format!("directory=\"{}\",digest=\"{}\"", escaped(&directory), state.digest);
-    for (name, help, value) in fs.stats().each() {
-        let (name, value) = match name.strip_suffix("_us") {
-            Some(name) => (format!("{name}_seconds"), (value as f64 / 1e6).to_string()),
-            None => (name.to_owned(), value.to_string()),
-        };
-        let help = help.trim().replace(", in microseconds", "");
-        writeln!(text, "# HELP nix_seed_{name}_total {help}\n# TYPE nix_seed_{name}_total counter")?;
-        writeln!(text, "nix_seed_{name}_total{{{labels}}} {value}")?;
-    }
-    let activity = &fs.counters().activity;
-    let gauges = [
-        ("resident_bytes", "Resident memory of the server.", resident as f64),
-        ("age_seconds", "Time since the seed was opened.", activity.age() as f64 / 1e6),
-        ("fetch_bytes_per_second", "What came from the source in the last ten seconds.", rate(fs)),
-    ];
-    for (name, help, value) in gauges {
-        writeln!(text, "# HELP nix_seed_{name} {help}\n# TYPE nix_seed_{name} gauge")?;
-        writeln!(text, "nix_seed_{name}{{{labels}}} {value}")?;
-    }
-    let name = "nix_seed_read_wait_seconds";
-    writeln!(text, "# HELP {name} How long reads waited for the source.\n# TYPE {name} histogram")?;
-    let (waits, mut below) = (activity.waits(), 0);
-    for (count, bound) in waits.iter().zip(WAIT_BOUNDS) {
-        below += count;
-        writeln!(text, "{name}_bucket{{{labels},le=\"{}\"}} {below}", bound as f64 / 1e6)?;
-    }
-    let all: u64 = waits.iter().sum();
-    writeln!(text, "{name}_bucket{{{labels},le=\"+Inf\"}} {all}")?;
-    writeln!(text, "{name}_sum{{{labels}}} {}", fs.stats().demand_wait_us as f64 / 1e6)?;
-    writeln!(text, "{name}_count{{{labels}}} {all}")
-}
-
-/// Bytes a second over the last ten seconds, as far as events are kept.
-fn rate(fs: &SeedFs) -> f64 {
-    const SPAN: u64 = 10_000_000;
-    let activity = &fs.counters().activity;
-    let age = activity.age();
-    let bytes: u64 = activity
-        .events()
-        .iter()
-        .map(|event| match event {
-            Event::Fetch { at, took, bytes, .. } if at + u64::from(*took) + SPAN > age => u64::from(*bytes),
-            _ => 0,
-        })
-        .sum();
-    bytes as f64 / (age.clamp(1, SPAN) as f64 / 1e6)
-}
-
-/// A label's value: backslash, quote and newline are written as two characters.
-fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use seed_format::json;
 
-use super::report::{Report, prometheus};
+use super::metrics::{metrics, prometheus};
+use super::report::Report;
 use super::runtime::resident;
 use super::{MountError, MountState, SeedFs};
 
@@ -109,7 +110,7 @@ impl Subject {
         }
         let (status, kind, body) = match line.split(' ').collect::<Vec<_>>()[..] {
             ["GET", "/metrics", ..] => {
-                let text = prometheus(&self.state, &self.fs, resident());
+                let text = prometheus(&metrics(&self.state, &self.fs));
                 ("200 OK", "text/plain; version=0.0.4; charset=utf-8", text.into_bytes())
             }
             ["GET", "/report", ..] => {

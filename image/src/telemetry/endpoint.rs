@@ -1,12 +1,14 @@
-//! Where traces are sent.
+//! Where traces are sent, and how anything is.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use ureq::Agent;
+use ureq::http::{HeaderName, HeaderValue};
 use url::Url;
 
 use crate::transport::TransportOptions;
@@ -59,20 +61,50 @@ impl From<Endpoint> for String {
 }
 
 impl Endpoint {
-    /// Sends a request of the collector's API, within two seconds.
+    /// Sends a trace, within two seconds.
     pub(super) fn send(&self, trace: &Value, options: &TransportOptions) -> Result<(), ExportError> {
-        let host = self.0.host_str().unwrap_or_default();
+        let mut url = self.0.clone();
+        url.set_path(&format!("{}/v1/traces", url.path().trim_end_matches('/')));
+        let body = trace.to_string().into_bytes();
+        let post = Post { kind: "application/json", body, headers: &[], patience: PATIENCE };
+        post.to(&url, options.ca_file.as_deref(), options)
+    }
+
+    /// The endpoint as it was given, without a slash at its end.
+    pub(super) fn into_url(self) -> Url {
+        self.0
+    }
+}
+
+/// A request of a collector's API.
+pub(super) struct Post<'a> {
+    /// The media type of the body.
+    pub(super) kind: &'static str,
+    pub(super) body: Vec<u8>,
+    pub(super) headers: &'a [(HeaderName, HeaderValue)],
+    /// Longest time that it may take.
+    pub(super) patience: Duration,
+}
+
+impl Post<'_> {
+    /// Sends it. `ca_file` has the roots of trust, where they are not the system's.
+    pub(super) fn to(
+        self,
+        url: &Url,
+        ca_file: Option<&Path>,
+        options: &TransportOptions,
+    ) -> Result<(), ExportError> {
+        let host = url.host_str().unwrap_or_default();
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .proxy(options.proxy_for(host))
-            .tls_config(Trust::default().config(options.ca_file.as_deref())?)
-            .timeout_global(Some(PATIENCE))
+            .tls_config(Trust::default().config(ca_file)?)
+            .timeout_global(Some(self.patience))
             .build();
-        let request = Agent::new_with_config(config)
-            .post(format!("{self}/v1/traces"))
-            .header("Content-Type", "application/json");
-        let status = request.send(trace.to_string()).map_err(HttpError::from)?.status().as_u16();
+        let request = Agent::new_with_config(config).post(url.as_str()).header("Content-Type", self.kind);
+        let request = self.headers.iter().fold(request, |request, (name, value)| request.header(name, value));
+        let status = request.send(self.body).map_err(HttpError::from)?.status().as_u16();
         if (200..300).contains(&status) { Ok(()) } else { Err(ExportError::Status(status)) }
     }
 }
@@ -83,7 +115,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Why a trace was not taken.
+/// Why a trace, or metrics, were not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     /// The roots of trust for TLS cannot be read.

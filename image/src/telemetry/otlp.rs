@@ -1,7 +1,7 @@
-//! A trace as OpenTelemetry's collectors take it.
+//! A trace, and a snapshot of metrics, as OpenTelemetry's collectors take them in JSON.
 //!
 //! Source of the format: OTLP 1.x over HTTP with JSON ("Binary Protobuf over HTTP" and "JSON Protobuf
-//! Encoding" of its specification; `trace.proto`). One request holds one trace.
+//! Encoding" of its specification; `trace.proto`, `metrics.proto`). One request holds one of them.
 
 use std::sync::PoisonError;
 use std::time::SystemTime;
@@ -9,6 +9,13 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use super::Trace;
+use super::metrics::{Metric, Snapshot, Value as Amount};
+
+/// Who made what is sent.
+pub(super) const SCOPE: &str = "nix-seed";
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// `AGGREGATION_TEMPORALITY_CUMULATIVE`: totals are those since the beginning.
+pub(super) const CUMULATIVE: u64 = 2;
 
 impl Trace {
     /// An `ExportTraceServiceRequest`.
@@ -30,12 +37,10 @@ impl Trace {
             value
         });
         let spans: Vec<Value> = std::iter::once(root).chain(phases).collect();
-        let version = env!("CARGO_PKG_VERSION");
-        let resource = [("service.name", self.service), ("service.version", version)];
-        let resource = resource.map(|(key, text)| json!({"key": key, "value": {"stringValue": text}}));
+        let resource = [("service.name", self.service), ("service.version", VERSION)];
         json!({"resourceSpans": [{
-            "resource": {"attributes": resource},
-            "scopeSpans": [{"scope": {"name": "nix-seed", "version": version}, "spans": spans}],
+            "resource": {"attributes": attributes(resource)},
+            "scopeSpans": [{"scope": {"name": SCOPE, "version": VERSION}, "spans": spans}],
         }]})
     }
 
@@ -55,13 +60,56 @@ impl Trace {
             "spanId": format!("{id:016x}"),
             "name": name,
             "kind": 1,
-            "startTimeUnixNano": nanoseconds(start),
-            "endTimeUnixNano": nanoseconds(end),
+            "startTimeUnixNano": nanoseconds(start).to_string(),
+            "endTimeUnixNano": nanoseconds(end).to_string(),
             "attributes": notes.collect::<Vec<_>>(),
         })
     }
 }
 
-fn nanoseconds(time: SystemTime) -> String {
-    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos().to_string()
+/// An `ExportMetricsServiceRequest`.
+pub(super) fn metrics(resource: &[(String, String)], snapshot: &Snapshot) -> Value {
+    let resource = resource.iter().map(|(key, text)| (key.as_str(), text.as_str()));
+    let metrics: Vec<Value> = snapshot.metrics.iter().map(|metric| metric_of(metric, snapshot)).collect();
+    json!({"resourceMetrics": [{
+        "resource": {"attributes": attributes(resource)},
+        "scopeMetrics": [{"scope": {"name": SCOPE, "version": VERSION}, "metrics": metrics}],
+    }]})
+}
+
+fn metric_of(metric: &Metric, snapshot: &Snapshot) -> Value {
+    let point = |more: Value| {
+        let mut point = more;
+        point["startTimeUnixNano"] = nanoseconds(snapshot.since).to_string().into();
+        point["timeUnixNano"] = nanoseconds(snapshot.at).to_string().into();
+        let pairs = snapshot.attributes.iter().map(|(key, text)| (*key, text.as_str()));
+        point["attributes"] = attributes(pairs).into();
+        [point]
+    };
+    let total = |number: Value| json!({"dataPoints": point(number), "aggregationTemporality": CUMULATIVE, "isMonotonic": true});
+    let (kind, data) = match &metric.value {
+        Amount::Count(count) => ("sum", total(json!({"asInt": count.to_string()}))),
+        Amount::Amount(amount) => ("sum", total(json!({"asDouble": amount}))),
+        Amount::Gauge(value) => ("gauge", json!({"dataPoints": point(json!({"asDouble": value}))})),
+        Amount::Histogram { bounds, counts, sum } => {
+            let point = point(json!({
+                "count": counts.iter().sum::<u64>().to_string(),
+                "sum": sum,
+                "bucketCounts": counts.iter().map(u64::to_string).collect::<Vec<_>>(),
+                "explicitBounds": bounds,
+            }));
+            ("histogram", json!({"dataPoints": point, "aggregationTemporality": CUMULATIVE}))
+        }
+    };
+    json!({"name": metric.name, "description": metric.description, "unit": metric.unit, kind: data})
+}
+
+fn attributes<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<Value> {
+    pairs.into_iter().map(|(key, text)| json!({"key": key, "value": {"stringValue": text}})).collect()
+}
+
+/// Nanoseconds since 1970, up to the year 2554.
+pub(super) fn nanoseconds(time: SystemTime) -> u64 {
+    let time = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
