@@ -8,9 +8,11 @@ use rustix::process::geteuid;
 
 use super::Finding;
 
-/// FUSE mounts in user namespaces since 4.18, overlayfs in them since 5.11, EROFS from files since 6.12.
+/// FUSE mounts in user namespaces since 4.18, overlayfs in them since 5.11, requests sent again to
+/// another server since 6.9, EROFS from files since 6.12.
 const KERNEL_FOR_ROOT: (u32, u32) = (4, 18);
 const KERNEL_FOR_USERS: (u32, u32) = (5, 11);
+const KERNEL_FOR_TAKEOVER: (u32, u32) = (6, 9);
 const KERNEL_FOR_EROFS_FILES: (u32, u32) = (6, 12);
 
 /// Where the kernel is asked, and for whom.
@@ -45,6 +47,24 @@ impl Kernel {
                 release,
                 "this release is not understood; Linux 5.11 or later is needed",
             ),
+        }
+    }
+
+    /// Whether another server can go on with a mount. A mount asks the kernel itself, so one with an older number
+    /// that has been taught it may do better than is said here.
+    pub(super) fn takeover(&self) -> Finding {
+        const NAME: &str = "takeover";
+        match parse_release(&self.release) {
+            Some(version) if version < KERNEL_FOR_TAKEOVER => Finding::warn(
+                NAME,
+                "before Linux 6.9 a mount cannot be handed to another server: it ends with its own",
+                "use Linux 6.9 or later; else, after a server was killed, and to use another seed-mount, \
+                 `seed unmount DIR` and mount again",
+            ),
+            Some(_) => Finding::ok(NAME, "a mount outlives its server"),
+            None => {
+                Finding::warn(NAME, "not known", "`seed status --json` says of each mount: outlives_server")
+            }
         }
     }
 
@@ -206,6 +226,24 @@ mod tests {
             assert_eq!(finding.state, state, "{release}");
             assert_eq!(finding.fix.is_some(), state != State::Ok);
         }
+    }
+
+    #[test]
+    fn mounts_are_handed_over_from_6_9_on() {
+        for (release, state) in [
+            ("6.8.0-45-generic", State::Warn),
+            ("5.14.0-503.el9.x86_64", State::Warn),
+            ("6.9.0", State::Ok),
+            ("6.12.1-amd64", State::Ok),
+            ("7.0", State::Ok),
+            ("generic", State::Warn),
+        ] {
+            let finding = kernel(release, true, &[]).1.takeover();
+            assert_eq!(finding.state, state, "{release}");
+            assert_eq!(finding.fix.is_some(), state != State::Ok, "{release}");
+        }
+        let finding = kernel("6.8", false, &[]).1.takeover();
+        assert!(finding.found.contains("6.9") && finding.fix.unwrap().contains("seed unmount"));
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub(super) fn all(session: &Session<'_>) -> Vec<Finding> {
         mounting::device(),
         mounting::fusermount(),
         mounting::mode(session.config.mount.mode),
+        kernel.takeover(),
         kernel.user_namespaces(),
         kernel.cgroups(),
         kernel.overlayfs(),
