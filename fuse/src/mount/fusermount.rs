@@ -56,7 +56,12 @@ fn run(mut command: Command) -> io::Result<Output> {
     let ended = command.stdout(Stdio::null()).stderr(Stdio::piped()).env("LC_ALL", "C").output();
     ended.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => {
-            let said = "an ordinary user mounts by fusermount3, which is not there: apt-get install fuse3";
+            let said = if rustix::process::geteuid().is_root() {
+                "this root may not mount (a container?): begin the container with --cap-add SYS_ADMIN, or mount \
+                 within `unshare --user --map-root-user --mount`"
+            } else {
+                "an ordinary user mounts by fusermount3, which is not there: apt-get install fuse3"
+            };
             io::Error::new(error.kind(), said)
         }
         _ => error,
