@@ -10,6 +10,7 @@
 //! - [`mount`]: from a seed's digest to a mounted directory, and back.
 
 pub mod activity;
+mod allocator;
 pub mod blobs;
 mod data;
 pub mod fetch;

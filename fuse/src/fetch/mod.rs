@@ -13,6 +13,7 @@ mod order;
 mod pace;
 mod plan;
 mod queue;
+mod spare;
 mod touched;
 mod waiter;
 mod worker;
@@ -21,12 +22,13 @@ use std::collections::VecDeque;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use seed_format::Digest;
 
+use crate::allocator;
 use crate::source::{BlobSource, SourceError};
 use crate::stats::{Counters, add};
 use crate::store::{Chunk, ChunkStore, Verified};
@@ -37,6 +39,7 @@ use inbox::Inbox;
 pub use map::{ChunkId, ChunkMap, ChunkPlace};
 use node::Node;
 use queue::{Class, Queue};
+use spare::Spare;
 use touched::Record;
 pub use touched::Touched;
 pub use waiter::Done;
@@ -88,8 +91,6 @@ impl Default for Config {
 const MOST: f64 = 0.3;
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_millis(100);
-/// Buffers that are kept for what will come.
-const SPARE_BUFFERS: usize = 8;
 
 /// Why chunks are not there.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -175,8 +176,10 @@ struct Shared {
     node: Node,
     /// What has come and is not decoded.
     inbox: Inbox,
-    /// Buffers of parts that were decoded, for those that will come.
-    spare: Mutex<Vec<Vec<u8>>>,
+    /// Memory that was used, for what will come.
+    spare: Spare,
+    /// Nothing happens, and nothing is held that only makes haste.
+    resting: AtomicBool,
     began: Instant,
     /// When a read last came, in milliseconds since `began` and 1; 0 before the first.
     last_read: AtomicU64,
@@ -213,7 +216,8 @@ impl Fetcher {
             queue,
             node,
             inbox: Inbox::default(),
-            spare: Mutex::default(),
+            spare: Spare::default(),
+            resting: AtomicBool::new(false),
             began: Instant::now(),
             last_read: AtomicU64::new(0),
             read_bytes: AtomicU64::new(0),
@@ -317,6 +321,8 @@ impl Fetcher {
 
     /// Says that the chunk map, which was empty, has its chunks now.
     pub fn map_arrived(&self) {
+        let map = &self.shared.map;
+        self.shared.store.confine((0..map.count()).filter_map(|id| map.chunk(id)).map(|place| place.digest));
         self.shared.work.notify_all();
     }
 
@@ -470,6 +476,7 @@ impl Shared {
     fn note_read(&self, ids: &Range<ChunkId>) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_read.store(now + 1, Ordering::Relaxed);
+        self.wake();
         let fresh = self.record.note(&*self.map, ids.clone());
         if fresh > 0 {
             let read = self.read_bytes.fetch_add(fresh, Ordering::Relaxed) + fresh;
@@ -501,15 +508,20 @@ impl Shared {
         self.lock().waiting.contains_key(&id)
     }
 
-    fn spare_buffer(&self) -> Vec<u8> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    /// Something is to be done: what was given back for the rest is asked for anew, and so is the rest.
+    fn wake(&self) {
+        if self.resting.load(Ordering::Relaxed) && self.resting.swap(false, Ordering::Relaxed) {
+            // Who watches has seen it, or waits: not between both.
+            drop(self.lock());
+            self.waits.notify_one();
+        }
     }
 
-    fn give_back(&self, buffer: Vec<u8>) {
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < SPARE_BUFFERS {
-            spare.push(buffer);
-        }
+    /// Gives back the memory that only makes haste.
+    fn rest(&self) {
+        self.store.rest();
+        self.spare.clear();
+        allocator::give_back();
     }
 
     fn look_up(&self, ids: &Range<ChunkId>) -> Result<Vec<Option<Verified<Chunk>>>, FetchError> {

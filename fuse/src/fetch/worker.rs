@@ -3,6 +3,7 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use seed_format::Chain;
@@ -12,6 +13,7 @@ use super::map::{ChunkId, ChunkPlace};
 use super::node::Budget;
 use super::plan::Span;
 use super::queue::{Class, Job, Next};
+use super::spare::Scratch;
 use super::waiter::Waiter;
 use super::{Config, FetchError, Shared};
 use crate::source::SourceError;
@@ -37,6 +39,8 @@ const STACK: usize = 1 << 20;
 
 /// Compressed bytes of a range that are decoded together while the rest of it comes.
 const PART: u64 = 512 << 10;
+/// After so long without anything to do, memory that only makes haste is given back.
+const REST_AFTER: Duration = Duration::from_secs(5);
 /// Slowest range fetched ahead that is not given up, in bytes a second.
 const LEAST_RATE: u64 = 32 << 10;
 
@@ -67,9 +71,8 @@ pub(super) fn start(shared: &Arc<Shared>, decoders: &mut Vec<JoinHandle<()>>) ->
     decoders.push(spawn("decode-fill".into(), move || {
         // Refused only by policies that forbid any change of priority; then the fill competes.
         let _ = rustix::process::nice(FILL_NICENESS);
-        let mut scratch = Scratch::default();
         while let Some(fetched) = filler.inbox.take(Decoder::Fill) {
-            decode(&filler, fetched, &mut scratch, &mut |_| ());
+            decode(&filler, fetched, &mut |_| ());
         }
     })?);
     let watched = Arc::clone(shared);
@@ -82,6 +85,7 @@ fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHa
 
 fn connection(shared: &Shared) {
     while let Some(job) = next_job(shared) {
+        shared.wake();
         if job.class.is_demand() {
             let answer = ask(shared, &job);
             shared.inbox.put(Fetched { job, answer });
@@ -185,7 +189,7 @@ fn stream(shared: &Shared, job: &Job, parts: &[Span], came: &mut usize) -> Resul
     // Time in which bytes waited for a processor is not the link's.
     let (mut first_byte, mut waited, mut since) = (None, Duration::ZERO, begin);
     for part in parts {
-        let mut bytes = shared.spare_buffer();
+        let mut bytes = shared.spare.buffer();
         let gap = part.blob.start.saturating_sub(at);
         skip(&mut source, gap, span)?;
         shared.lock().arrives(part);
@@ -232,35 +236,24 @@ fn cut_short(error: io::Error, span: &Span) -> SourceError {
 
 /// Decodes what reads wait for, and what is fetched ahead while none do.
 fn decode_urgent(shared: &Shared) {
-    let (mut scratch, mut urgent_scratch) = (Scratch::default(), Scratch::default());
     while let Some(fetched) = shared.inbox.take(Decoder::Urgent) {
-        decode(shared, fetched, &mut scratch, &mut |shared| {
+        decode(shared, fetched, &mut |shared| {
             while let Some(urgent) = shared.inbox.take_urgent() {
-                decode(shared, urgent, &mut urgent_scratch, &mut |_| ());
+                decode(shared, urgent, &mut |_| ());
             }
         });
     }
 }
 
-/// What one decoder uses again and again, so that memory is not asked for and given back for each batch.
-#[derive(Default)]
-struct Scratch {
-    decompressor: Option<zstd::bulk::Decompressor<'static>>,
-    buffer: Vec<u8>,
-}
-
 /// Deals with one answer; calls `between` after each batch of chunks.
-fn decode(
-    shared: &Shared,
-    Fetched { job, answer }: Fetched,
-    scratch: &mut Scratch,
-    between: &mut dyn FnMut(&Shared),
-) {
+fn decode(shared: &Shared, Fetched { job, answer }: Fetched, between: &mut dyn FnMut(&Shared)) {
     match answer {
         Ok(bytes) => {
-            admit_all(shared, &job, &bytes, scratch, between);
+            let mut scratch = shared.spare.scratch();
+            admit_all(shared, &job, &bytes, &mut scratch, between);
+            shared.spare.keep_scratch(scratch);
             if !job.class.is_demand() {
-                shared.give_back(bytes);
+                shared.spare.keep_buffer(bytes);
             }
         }
         Err(error) => source_failed(shared, &job, error),
@@ -452,15 +445,33 @@ fn source_failed(shared: &Shared, job: &Job, error: SourceError) {
     }
 }
 
-/// Ends reads whose time is up, and asks again for what takes long.
+/// Ends reads whose time is up, asks again for what takes long, and gives memory back when nothing is to be done.
 fn watch(shared: &Shared) {
     let mut queue = shared.lock();
+    let mut busy = Instant::now();
     loop {
         if queue.stopped {
             return;
         }
+        if !queue.is_idle() || !queue.waiting.is_empty() {
+            busy = Instant::now();
+        }
         queue = if queue.waiting.is_empty() {
-            shared.waits.wait(queue).unwrap_or_else(PoisonError::into_inner)
+            let quiet = shared.last_read().map_or(busy, |read| read.max(busy)).elapsed();
+            match REST_AFTER.checked_sub(quiet) {
+                _ if shared.resting.load(Ordering::Relaxed) => {
+                    shared.waits.wait(queue).unwrap_or_else(PoisonError::into_inner)
+                }
+                Some(left) if !left.is_zero() => {
+                    shared.waits.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+                _ => {
+                    shared.resting.store(true, Ordering::Relaxed);
+                    drop(queue);
+                    shared.rest();
+                    shared.lock()
+                }
+            }
         } else {
             let patience = queue.lateness.patience(shared.config.hedge_after);
             let tick = (patience / 4).clamp(SHORTEST_TICK, TICK);

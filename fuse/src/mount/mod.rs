@@ -6,7 +6,6 @@
 //! - [`start_detached`] mounts in a process of its own, which [`unmount`] ends.
 //! - [`sweep`] takes away what killed processes left.
 
-mod allocator;
 mod detached;
 mod device;
 mod fusermount;

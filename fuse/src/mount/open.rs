@@ -13,8 +13,8 @@ use seed_image::seed::{Outline, Seed, SeedError};
 use seed_image::transport::{Transport, TransportError};
 use seed_image::whole_file;
 
-use super::allocator::bound_allocator;
 use super::traces::{self, Coming, TraceChoice, TraceFileError};
+use crate::allocator::bound_allocator;
 use crate::blobs::Blobs;
 use crate::fetch::{self, FetchError, Fetcher, Touched};
 use crate::index::{Arriving, IndexFault, IndexedChunks, SeedIndex};

@@ -30,6 +30,11 @@ impl Memory {
         Some(chunk.clone())
     }
 
+    /// Forgets all chunks.
+    pub(super) fn clear(&mut self) {
+        *self = Self { clock: self.clock, ..Self::new(self.limit) };
+    }
+
     /// Keeps a chunk, if it is not so large that it would drive out most others.
     pub(super) fn insert(&mut self, chunk: &Verified<Chunk>) {
         let size = chunk.bytes().len();
@@ -75,6 +80,10 @@ mod tests {
         assert_eq!(memory.used, 30);
         memory.insert(&chunk(9, 16));
         assert_eq!(memory.used, 30, "a chunk larger than half the limit is not kept");
+        memory.clear();
+        assert!(memory.used == 0 && memory.get(chunks[3].digest()).is_none());
+        memory.insert(&chunks[3]);
+        assert!(memory.get(chunks[3].digest()).is_some());
     }
 
     #[test]

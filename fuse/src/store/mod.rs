@@ -113,6 +113,8 @@ struct Catalog {
     names: HashMap<(usize, OsString), Known>,
     next_id: u32,
     refreshed: Option<Instant>,
+    /// Halves of the keys of the chunks that matter, sorted; `None`: all do.
+    only: Option<Vec<u64>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,6 +237,21 @@ impl ChunkStore {
     /// Keeps one chunk in memory for the reads that will follow.
     pub fn remember(&self, chunk: &Verified<Chunk>) {
         lock(&self.memory).insert(chunk);
+    }
+
+    /// From now on no chunks are looked for but these. The cache may hold those of many seeds, and a process that
+    /// serves one of them needs not know of the others.
+    pub fn confine(&self, digests: impl Iterator<Item = Digest>) {
+        let mut only: Vec<_> = digests.map(|digest| half(key(&digest))).collect();
+        only.sort_unstable();
+        write(&self.catalog).confine(only);
+    }
+
+    /// Forgets what is in memory, if the disk has it.
+    pub fn rest(&self) {
+        if self.keeps() {
+            lock(&self.memory).clear();
+        }
     }
 
     /// Writes chunks to the cache. If the disk refuses, they are simply not kept: reading goes on.
@@ -386,10 +403,16 @@ impl Catalog {
     }
 
     fn insert(&mut self, segment: u32, record: segment::Record) {
-        if self.chunks.len() < MAX_RECORDS {
+        if self.chunks.len() < MAX_RECORDS && matters(self.only.as_deref(), key(&record.digest)) {
             let location = Location { segment, len: record.len, offset: record.offset };
             self.chunks.entry(key(&record.digest)).or_insert(location);
         }
+    }
+
+    fn confine(&mut self, only: Vec<u64>) {
+        self.chunks.retain(|key, _| matters(Some(&only), *key));
+        self.chunks.shrink_to_fit();
+        self.only = Some(only);
     }
 
     /// Closes what was evicted, so that its space is freed.
@@ -445,6 +468,15 @@ fn key(digest: &Digest) -> u128 {
     let mut prefix = [0; 16];
     prefix.copy_from_slice(&digest.as_bytes()[..16]);
     u128::from_le_bytes(prefix)
+}
+
+/// Half of a key: others that have the same half do no harm.
+fn half(key: u128) -> u64 {
+    u64::try_from(key >> 64).expect("64 bits are left")
+}
+
+fn matters(only: Option<&[u64]>, key: u128) -> bool {
+    only.is_none_or(|only| only.binary_search(&half(key)).is_ok())
 }
 
 // No code panics between two writes to what these guard, so what a poisoned lock guards is whole.

@@ -192,6 +192,38 @@ fn the_oldest_segments_are_evicted_and_running_reads_go_on() {
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 
+/// What other seeds have in the cache takes no memory of who serves one.
+#[test]
+fn only_what_matters_is_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let (other, _) = open(config(directory.path()));
+    let early = [put(&other, b"mine 1"), put(&other, b"theirs 1")];
+    let (store, _) = open(config(directory.path()));
+    store.confine([b"mine 1", b"mine 2", b"mine 3"].into_iter().map(|bytes| Digest::of(bytes)));
+    let late = [put(&other, b"mine 2"), put(&other, b"theirs 2")];
+    write(&store.catalog).refreshed = None;
+    store.look_around();
+    let own = put(&store, b"mine 3");
+    for (digest, bytes) in [(early[0], b"mine 1"), (late[0], b"mine 2"), (own, b"mine 3")] {
+        assert_eq!(get(&store, &digest, 6).unwrap(), bytes);
+    }
+    assert!(!store.contains(&early[1]) && !store.contains(&late[1]));
+    assert_eq!(read(&store.catalog).chunks.len(), 3);
+}
+
+#[test]
+fn at_rest_it_remembers_what_is_nowhere_else() {
+    let directory = tempfile::tempdir().unwrap();
+    for (directory, remembers) in [(Some(directory.path().to_owned()), false), (None, true)] {
+        let (store, counters) = open(StoreConfig { directory, keep_free: Some(0), ..StoreConfig::default() });
+        let digest = put(&store, b"x");
+        store.remember(&store.admit(&digest, &Arc::new(b"x".to_vec()), 0..1).unwrap());
+        store.rest();
+        assert_eq!(get(&store, &digest, 1).unwrap(), b"x");
+        assert_eq!(counters.snapshot().memory_hits, u64::from(remembers));
+    }
+}
+
 #[test]
 fn many_threads() {
     let directory = tempfile::tempdir().unwrap();

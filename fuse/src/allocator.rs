@@ -4,7 +4,7 @@
 /// raises the size from which it returns memory at once to the largest that was ever freed.
 #[cfg(target_env = "gnu")]
 #[allow(unsafe_code)]
-pub(super) fn bound_allocator() {
+pub(crate) fn bound_allocator() {
     // SAFETY: mallopt only sets parameters of the allocator; these are documented in mallopt(3).
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 2);
@@ -15,4 +15,18 @@ pub(super) fn bound_allocator() {
 }
 
 #[cfg(not(target_env = "gnu"))]
-pub(super) fn bound_allocator() {}
+pub(crate) fn bound_allocator() {}
+
+/// Gives the pages back in which nothing is, wherever they lie: by itself the allocator does so for those behind
+/// the last bytes in use alone.
+#[cfg(target_env = "gnu")]
+#[allow(unsafe_code)]
+pub(crate) fn give_back() {
+    // SAFETY: malloc_trim(3) is thread-safe and touches nothing that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn give_back() {}
