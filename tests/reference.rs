@@ -61,8 +61,10 @@ fn what_the_pages_say_to_type_exists() {
     let seed_mount = Path::new(env!("CARGO_BIN_EXE_seed")).with_file_name("seed-mount");
     let help = Command::new(seed_mount).arg("--help").output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
-    // Those of cp(1), mount(8), unshare(1) and Nix.
+    // Those of cp(1), mount(8), podman-run(1), unshare(1) and Nix.
     let of_others = [
+        "--cap-add",
+        "--device",
         "--fake",
         "--from",
         "--map-root-user",
@@ -70,8 +72,10 @@ fn what_the_pages_say_to_type_exists() {
         "--no-preserve",
         "--no-update-lock-file",
         "--offline",
+        "--privileged",
         "--realise",
         "--recursive",
+        "--security-opt",
     ];
     let known: BTreeSet<&str> = flags(&reference).into_iter().chain(flags(&help)).chain(of_others).collect();
     for page in [

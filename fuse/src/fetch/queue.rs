@@ -511,6 +511,8 @@ impl Queue {
             && !self.everything.lost.is_empty()
             && self.everything.rounds < MAX_ROUNDS
             && self.active() == 0
+            // What was wrong in a part that is still being decoded counts as asked for until that is done.
+            && !self.everything.lost.iter().any(|id| self.in_flight(*id))
         {
             self.everything.rounds += 1;
             let mut lost = std::mem::take(&mut self.everything.lost);

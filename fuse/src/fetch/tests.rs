@@ -481,6 +481,27 @@ fn a_short_answer_and_a_failing_source_are_errors() {
     }
 }
 
+/// Whatever of a range is still being decoded when all have come: what was wrong is never taken for there.
+#[test]
+fn fetching_everything_ends_with_an_error_where_a_chunk_is_wrong() {
+    for _ in 0..200 {
+        let library = Library::new(2, 30);
+        let wrong = library.chunks[40].blob_offset + 9;
+        let flip = move |range: Range<u64>, bytes: &[u8], _| {
+            let mut bytes = bytes.to_vec();
+            if range.contains(&wrong) {
+                bytes[usize::try_from(wrong - range.start).unwrap()] ^= 1;
+            }
+            Ok(bytes)
+        };
+        let bench = bench(library, quiet(), Box::new(flip));
+        bench.fetcher.fetch_all();
+        let error = bench.fetcher.wait_for_all(&mut || ()).unwrap_err();
+        assert!(error.is_integrity(), "{error}");
+        assert_eq!(bench.fetcher.missing(), 1);
+    }
+}
+
 #[test]
 fn a_passing_failure_is_survived() {
     let bench = bench(
